@@ -1,0 +1,239 @@
+"""The layers all networks are made of: convolution, BatchNorm, linear, input normalisation."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from score_jax.types import Array, lookup
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What one forward pass asks of the BatchNorm layers.
+
+    Attributes:
+      by_batch: normalise by this batch's moments and record them; else by running averages.
+      momentum: f32[] overriding the layers' own, or None.
+    """
+
+    by_batch: bool
+    momentum: Array | float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How a network computes: the activations' dtype (None: the parameters') and the products."""
+
+    dtype: Any
+    products: lax.Precision
+
+    @staticmethod
+    def of(name: str) -> "Precision":
+        return lookup(PRECISIONS, "precision", name)
+
+
+PRECISIONS = {
+    "float32": Precision(None, lax.Precision.HIGHEST),
+    "tf32": Precision(None, lax.Precision.DEFAULT),
+    "bfloat16": Precision(jnp.bfloat16, lax.Precision.DEFAULT),
+}
+
+
+class KernelParam(nnx.Param):
+    role = "kernel"
+
+
+class BiasParam(nnx.Param):
+    role = "bias"
+
+
+class BatchNormParam(nnx.Param):
+    role = "batchnorm"
+
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def _plain_convolution(images, kernel, stride, padding, precision):
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), padding,
+        dimension_numbers=_DIMENSIONS, precision=precision,
+    )  # fmt: skip
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolution(
+    images: Array, kernel: Array, stride: int, padding: Padding, precision: lax.Precision
+) -> Array:
+    """Convolves f[b, h, w, c] with a kernel f[kh, kw, c, o].
+
+    The gradient with respect to the images is written out as a convolution of the cotangent with
+    the flipped kernel, its channel axes swapped. XLA derives the same numbers, but inside a loop
+    on the CPU its form leaves the fast path, and the attack is such a loop.
+    """
+    return _plain_convolution(images, kernel, stride, padding, precision)
+
+
+def _convolution_forward(images, kernel, stride, padding, precision):
+    return _plain_convolution(images, kernel, stride, padding, precision), (images, kernel)
+
+
+def _convolution_backward(stride, padding, precision, saved, cotangent):
+    images, kernel = saved
+    pads = []
+    for axis in (0, 1):
+        size, taps = images.shape[1 + axis], kernel.shape[axis]
+        dilated = (cotangent.shape[1 + axis] - 1) * stride + 1
+        low = taps - 1 - padding[axis][0]
+        pads.append((low, size + taps - 1 - dilated - low))
+    image_gradient = lax.conv_general_dilated(
+        cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1), pads,
+        lhs_dilation=(stride, stride), dimension_numbers=_DIMENSIONS, precision=precision,
+    )  # fmt: skip
+    # Unused in the attack, where the compiler drops it.
+    _, kernel_vjp = jax.vjp(
+        lambda k: _plain_convolution(images, k, stride, padding, precision), kernel
+    )
+    return image_gradient, kernel_vjp(cotangent)[0]
+
+
+convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def fan_out_normal(key, shape, dtype=jnp.float32):
+    """N(0, 2 / (kh·kw·out)): the WideResNet convolutions of the TRADES and SCORE code."""
+    height, width, _, out = shape
+    return math.sqrt(2 / (height * width * out)) * jax.random.normal(key, shape, dtype)
+
+
+def fan_in_uniform(key, shape, dtype=jnp.float32):
+    """U(±1/√fan_in): PyTorch's default for convolutions and linear layers."""
+    bound = 1 / math.sqrt(math.prod(shape[:-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def symmetric_padding(size: int, stride: int) -> Padding:
+    """PyTorch's `padding=size // 2`."""
+    del stride
+    return ((size // 2, size // 2),) * 2
+
+
+def same_padding(size: int, stride: int) -> Padding:
+    """What 'SAME' gives on even image sizes: at stride 2 only right and bottom are padded."""
+    low = (size - stride) // 2 if size > stride else 0
+    return ((low, max(size - stride, 0) - low),) * 2
+
+
+class Conv(nnx.Module):
+    """A convolution without bias."""
+
+    def __init__(
+        self, in_channels, out_channels, size, stride, *, padding, init, precision, rngs
+    ):  # fmt: skip
+        self.kernel = KernelParam(init(rngs.params(), (size, size, in_channels, out_channels)))
+        self.stride, self.padding, self.precision = stride, padding(size, stride), precision
+
+    def __call__(self, x):
+        kernel = self.kernel[...]
+        dtype = self.precision.dtype or kernel.dtype
+        return convolution(
+            x.astype(dtype), kernel.astype(dtype), self.stride, self.padding,
+            self.precision.products,
+        )  # fmt: skip
+
+
+class Linear(nnx.Module):
+    """A linear layer; its result is never narrower than the parameters."""
+
+    def __init__(self, in_features, out_features, *, bias_init, precision, rngs):
+        self.kernel = KernelParam(fan_in_uniform(rngs.params(), (in_features, out_features)))
+        self.bias = BiasParam(bias_init(rngs.params(), (in_features, out_features)))
+        self.precision = precision
+
+    def __call__(self, x):
+        kernel = self.kernel[...]
+        dtype = self.precision.dtype or kernel.dtype
+        product = jnp.matmul(
+            x.astype(dtype), kernel.astype(dtype),
+            precision=self.precision.products, preferred_element_type=kernel.dtype,
+        )  # fmt: skip
+        return product + self.bias[...][None, :]
+
+
+def zero_bias(key, shape):
+    del key
+    return jnp.zeros(shape[-1:])
+
+
+def fan_in_bias(key, shape):
+    """U(±1/√fan_in): PyTorch's default bias."""
+    bound = 1 / math.sqrt(shape[0])
+    return jax.random.uniform(key, shape[-1:], minval=-bound, maxval=bound)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation as PyTorch does it: the running variance is the unbiased one.
+
+    With G groups the batch is cut into G equal contiguous parts, each normalised by its own
+    moments, and the running averages follow the first part: what DataParallel's replicas and
+    DeepMind's pmap workers do. G belongs to the recipe, not to the machine.
+    """
+
+    eps = 1e-5
+
+    def __init__(self, channels, *, momentum, groups):
+        self.scale = BatchNormParam(jnp.ones(channels))
+        self.bias = BatchNormParam(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.momentum, self.groups = momentum, groups
+
+    def __call__(self, x, mode: Mode):
+        groups = self.groups if mode.by_batch else 1
+        if x.shape[0] % groups:
+            raise ValueError(f"a batch of {x.shape[0]} does not divide into {groups} groups")
+        grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        wide = grouped.astype(self.scale.dtype)
+        if mode.by_batch:
+            mean = wide.mean(axis=(1, 2, 3))
+            # Two passes: E[x²] - E[x]² loses digits where the mean is large.
+            var = jnp.square(wide - _spread(mean)).mean(axis=(1, 2, 3))
+            self._record(mean[0], var[0], wide[0].size // x.shape[-1], mode.momentum)
+        else:
+            mean, var = self.mean[...][None], self.var[...][None]
+        factor = self.scale[...][None] * lax.rsqrt(var + self.eps)
+        offset = self.bias[...][None] - mean * factor
+        return (wide * _spread(factor) + _spread(offset)).astype(x.dtype).reshape(x.shape)
+
+    def _record(self, mean, var, count, momentum):
+        momentum = jnp.asarray(self.momentum if momentum is None else momentum, mean.dtype)
+        unbiased = var * (count / max(count - 1, 1))
+        for average, value in ((self.mean, mean), (self.var, unbiased)):
+            average[...] = (1 - momentum) * average[...] + momentum * lax.stop_gradient(value)
+
+
+def _spread(per_channel: Array) -> Array:
+    """f[g, c] as f[g, 1, 1, 1, c], beside grouped activations."""
+    return per_channel[:, None, None, None]
+
+
+def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+    """(images - mean) / std per channel, in the images' dtype."""
+    center, scale = (jnp.asarray(v, images.dtype)[None, None, None] for v in (mean, std))
+    return (images - center) / scale
+
+
+def run_blocks(blocks: nnx.Dict, x: Array, mode: Mode, *, remat: bool) -> Array:
+    """Runs blocks in order; with `remat` each keeps only its input for the backward pass."""
+    for index in range(len(blocks)):  # By number: the keys themselves sort as strings.
+        block = blocks[f"block_{index}"]
+        x = nnx.remat(lambda block, x: block(x, mode))(block, x) if remat else block(x, mode)
+    return x
