@@ -178,32 +178,43 @@ def parse(text: str, current: Any, kind: type, name: str) -> Any:
     if kind is type(None):
         return text
     try:
-        return _parse_scalar(text, kind)
-    except (KeyError, ValueError, ZeroDivisionError, OverflowError):
+        return parse_scalar(text, kind)
+    except ValueError:
         raise UserError(f"config.{name}={text!r} is not {KINDS.get(kind, kind.__name__)}") from None
 
 
-def _parse_scalar(text: str, kind: type) -> Any:
+def parse_scalar(text: str, kind: type) -> Any:
+    """The boolean, integer, number or string that `text` writes.
+
+    Raises:
+      ValueError: it writes none of that kind.
+    """
     if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    if kind is int:
-        value = parse_number(text)
-        if value != int(value):
+        known = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in known:
             raise ValueError(text)
-        return int(text) if text.lstrip("+-").isdigit() else int(value)
-    if kind is float:
-        return parse_number(text)
-    return kind(text)
+        return known[text.lower()]
+    if kind is int:
+        digits = text.lstrip("+-").isdecimal()  # Read exactly, beyond 2**53 too.
+        value = int(text) if digits else parse_number(text)
+        if not digits and not float(value).is_integer():
+            raise ValueError(text)
+        return int(value)
+    return parse_number(text) if kind is float else kind(text)
 
 
 def parse_number(text: str) -> float:
     """A number as people write it: `0.5`, `1e3`, `8/255`.
 
     Raises:
-      ValueError: it is none of these; ZeroDivisionError: it divides by zero.
+      ValueError: it is none of these, or it divides by zero.
     """
     numerator, slash, denominator = text.partition("/")
-    return float(numerator) / float(denominator) if slash else float(text)
+    if not slash:
+        return float(text)
+    if float(denominator) == 0:
+        raise ValueError(text)
+    return float(numerator) / float(denominator)
 
 
 def _parse_tuple(text: str, current: Sequence[Any], name: str) -> tuple[Any, ...]:
