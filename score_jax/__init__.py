@@ -1,3 +1,3 @@
-"""score_jax: adversarial training that is accurate and robust, judged by the official AutoAttack."""
+"""score_jax: accurate and robust image classifiers, judged by the official AutoAttack."""
 
 __version__ = "0.1.0"

@@ -34,12 +34,14 @@ class Classifier:
         they came. With BATCH each running average moves by `momentum` towards this batch (None:
         the network's own value; 1.0 forgets the past). Whoever must not record drops the result.
       roles: like params, each leaf 'kernel', 'bias' or 'batchnorm'.
+      batchnorm_momentum: the network's own value.
       image_shape: (h, w, c).
     """
 
     init: Callable[[Key], tuple[Params, BatchStats]]
     apply: Callable[..., tuple[Array, BatchStats]]
     roles: Any
+    batchnorm_momentum: float
     image_shape: tuple[int, int, int]
 
 
@@ -58,8 +60,7 @@ def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.Stat
         ]
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise UserError(f"{name} do not fit this model: {shown}.")
-    state = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(dict(values)))
-    return state
+    return jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(dict(values)))
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier:
@@ -92,4 +93,10 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
             return logits, batch_stats
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    return Classifier(init=init, apply=apply, roles=roles, image_shape=tuple(image_shape))
+    return Classifier(
+        init=init,
+        apply=apply,
+        roles=roles,
+        batchnorm_momentum=template.batchnorm_momentum,
+        image_shape=tuple(image_shape),
+    )

@@ -74,7 +74,7 @@ class PreActResNet(nnx.Module):
         self.logits = layers.Linear(
             widths[-1], num_classes, bias_init=layers.fan_in_bias, precision=precision, rngs=rngs
         )
-        self.activation, self.remat = activation, remat
+        self.activation, self.remat, self.batchnorm_momentum = activation, remat, momentum
         self.mean_std = (mean, std) if normalizes_input else None
 
     def __call__(self, images, mode):

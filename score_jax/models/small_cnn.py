@@ -20,7 +20,10 @@ class SmallCNN(nnx.Module):
             layers.Conv, padding=layers.symmetric_padding, init=layers.fan_out_normal,
             precision=precision, rngs=rngs,
         )  # fmt: skip
-        batchnorm = functools.partial(layers.BatchNorm, momentum=0.1, groups=batchnorm_groups)
+        self.batchnorm_momentum = 0.1
+        batchnorm = functools.partial(
+            layers.BatchNorm, momentum=self.batchnorm_momentum, groups=batchnorm_groups
+        )
         self.conv_0, self.batchnorm_0 = conv(in_channels, 32, 3, 1), batchnorm(32)
         self.conv_1, self.batchnorm_1 = conv(32, 64, 3, 2), batchnorm(64)
         self.conv_2, self.batchnorm_2 = conv(64, 64, 3, 1), batchnorm(64)

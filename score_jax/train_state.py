@@ -1,0 +1,95 @@
+"""Everything that a step changes, as one tree: what is donated, saved and restored."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from score_jax.metrics import Mean
+from score_jax.mesh import Layout
+from score_jax.models import Classifier
+from score_jax.types import Array, BatchStats, Key, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """The state of a run between two steps.
+
+    Attributes:
+      step: i32[], optimizer updates done.
+      params, batch_stats: the live network.
+      ema_params: averaged weights; validated, selected and exported with the live batch_stats,
+        as in the DeepMind and SCORE code.
+      opt_state: of Optax.
+      sums: training metrics since the last line of the log; here, so that a resumed run writes
+        the same lines.
+    """
+
+    step: Array
+    params: Params
+    batch_stats: BatchStats
+    ema_params: Params
+    opt_state: Any
+    sums: dict[str, Mean]
+
+
+def metric_names(forwards: tuple[str, ...]) -> tuple[str, ...]:
+    """The training metrics of an objective with these outer forwards."""
+    names = ["train/loss", "train/gradient_norm"]
+    if {"clean", "joint"} & set(forwards):
+        names.append("train/clean_accuracy")
+    if {"adversarial", "joint"} & set(forwards):
+        names.append("train/adv_accuracy")
+    return tuple(names)
+
+
+def initial_state(
+    classifier: Classifier,
+    optimizer: optax.GradientTransformation,
+    forwards: tuple[str, ...],
+    key: Key,
+) -> TrainState:
+    """A fresh state; a pure function of the key."""
+    params, batch_stats = classifier.init(key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=params,
+        opt_state=optimizer.init(params),
+        sums={name: Mean.zero() for name in metric_names(forwards)},
+    )
+
+
+def create(
+    classifier: Classifier,
+    optimizer: optax.GradientTransformation,
+    forwards: tuple[str, ...],
+    key: Key,
+    layout: Layout,
+) -> TrainState:
+    """`initial_state`, made on the devices without a copy on the host."""
+
+    def make(key):
+        return initial_state(classifier, optimizer, forwards, key)
+
+    return jax.jit(make, out_shardings=layout.replicated)(key)
+
+
+def abstract(
+    classifier: Classifier,
+    optimizer: optax.GradientTransformation,
+    forwards: tuple[str, ...],
+    layout: Layout,
+) -> TrainState:
+    """Shapes and layouts of a state: the target of a restore."""
+    shapes = jax.eval_shape(
+        lambda key: initial_state(classifier, optimizer, forwards, key), jax.random.key(0)
+    )
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated),
+        shapes,
+    )
