@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Style and tests, in the project's own environment. Arguments go to pytest:
+#
+#   launch/test.sh
+#   launch/test.sh tests/config_test.py -k eps
+#
+# CI=...: no colours and the slowest tests told. Ends after 15 minutes at the latest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/environment.sh
+
+echo "test: ruff"
+ruff check .
+
+options=(-q -n "${TEST_WORKERS:-2}")
+if [ -n "${CI:-}" ]; then
+  options+=(--color=no --durations=10)
+fi
+echo "test: pytest ${options[*]} $*"
+JAX_PLATFORMS=cpu timeout --signal=INT --kill-after=20 "${TEST_SECONDS:-850}" \
+  python -m pytest "${options[@]}" "$@"

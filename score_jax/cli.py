@@ -1,0 +1,276 @@
+"""The door: `score-jax <job>`, the same as `python -m score_jax <job>`.
+
+A job here does no work: it hands its flags to the module that does. Those modules load jax, so they
+are imported inside the job, and `--help` answers at once.
+"""
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from score_jax.command_line import Call, Job, UsageError, describe, overview, parse, suggest
+
+REFUSED = 2  # The exit code of everything that the user can act on.
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one job and returns the exit code; tells in one line what the user can act on."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    label = "score-jax"
+    try:
+        if not arguments or arguments[0] in ("--help", "-h", "help"):
+            print(overview(JOBS))
+            return 0 if arguments else REFUSED
+        name, *rest = arguments
+        if name not in JOBS:
+            raise UsageError(f"unknown job {name!r}; {suggest(name, JOBS)}")
+        label = f"score-jax {name}"
+        if any(word in ("--help", "-h") for word in rest):
+            print(describe(name, JOBS[name]))
+            return 0
+        return _run(label, JOBS[name], parse(name, JOBS[name], rest))
+    except UsageError as error:
+        return _refuse(label, error)
+    except KeyboardInterrupt:
+        print(f"{label}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(label: str, job: Job, call: Call) -> int:
+    from score_jax import writers
+    from score_jax.types import UserError
+
+    try:
+        writers.start_logging(call.log_level)
+        _show(job.run(call))
+        return 0
+    except (UserError, OSError) as error:
+        # An OSError says which file and why: no space, read-only, not permitted.
+        if call.log_level == "debug":
+            traceback.print_exc()
+        return _refuse(label, error)
+
+
+def _refuse(label: str, error: Exception) -> int:
+    print(f"{label}: {' '.join(str(error).split())}", file=sys.stderr)
+    return REFUSED
+
+
+def _show(result: Any) -> None:
+    """Prints what a job hands back: text, lines, or named facts."""
+    if isinstance(result, str | Path):
+        print(result)
+    elif isinstance(result, dict):
+        print(json.dumps(result, indent=2, default=str))
+    elif isinstance(result, list | tuple):
+        for entry in result:
+            print(entry)
+
+
+def _workdir(call: Call) -> str:
+    if not call.workdir:
+        raise UsageError("--workdir=DIR is needed: the folder of the run")
+    return call.workdir
+
+
+def _artifact(call: Call) -> str:
+    if call.artifact:
+        return call.artifact
+    export = Path(_workdir(call)) / "export"
+    if not export.is_dir():
+        remedy = f"score-jax export --workdir={shlex.quote(call.workdir)}"
+        raise UsageError(f"{export} does not exist; make it with: {remedy}")
+    return str(export)
+
+
+def _radius(call: Call, artifact: str, norm: str = "") -> float | None:
+    """The --eps of a call, checked against the norm that the artifact was trained for."""
+    from score_jax import config_rules, overrides
+
+    if not call.eps:
+        return None
+    try:
+        eps = overrides.parse_number(call.eps)
+    except ValueError:
+        raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
+    facts = Path(artifact) / "model.json"
+    if not norm and facts.is_file():
+        norm = json.loads(facts.read_text()).get("norm", "")
+    config_rules.check_eps(eps, norm, "--eps")
+    return eps
+
+
+def _settings(call: Call) -> list[list[str]]:
+    from score_jax import overrides
+
+    if not call.config:
+        raise UsageError("--config=PATH is needed: the recipe whose sweep() is meant")
+    return overrides.load_sweep(call.config)
+
+
+def _setting_workdir(call: Call, setting: Sequence[str]) -> str:
+    return str(Path(_workdir(call)) / (",".join(setting).replace("/", "_") or "default"))
+
+
+def _sweep_commands(call: Call) -> list[str]:
+    shared = [f"--config={call.config}"]
+    shared += [f"--data_dir={call.data_dir}"] if call.data_dir else []
+    shared += [f"--config.{override}" for override in call.overrides]
+    commands = []
+    for setting in _settings(call):
+        words = [*shared, *(f"--config.{override}" for override in setting)]
+        words.append(f"--workdir={_setting_workdir(call, setting)}")
+        commands.append(shlex.join(["score-jax", "train", *words]))
+    return commands
+
+
+def _train(call: Call) -> Any:
+    from score_jax import config, overrides, workdir, writers
+
+    if call.list_sweep:
+        return _sweep_commands(call)
+    folder = _workdir(call)
+    changes = [f"data.dir={call.data_dir}"] if call.data_dir else []
+    changes += call.overrides
+    if call.sweep_index >= 0:
+        settings = _settings(call)
+        if call.sweep_index >= len(settings):
+            raise UsageError(
+                f"--sweep_index={call.sweep_index}: {call.config} has {len(settings)} settings, "
+                f"0 to {len(settings) - 1}"
+            )
+        folder = _setting_workdir(call, settings[call.sweep_index])
+        changes += settings[call.sweep_index]
+    if call.config:
+        resolved = config.load(call.config, changes)
+    elif (Path(folder) / "config.json").exists():
+        resolved = overrides.apply(workdir.find_workdir(folder).read_config(), changes)
+    else:
+        raise UsageError("--config=PATH[:ARG] is needed, such as configs/cifar10_score.py")
+    for warning in config.validate(resolved):
+        writers.LOGGER.warning(warning)
+    for line in config.describe(resolved):
+        writers.LOGGER.info(line)
+    from score_jax import train
+
+    return train.train(resolved, folder)
+
+
+def _evaluate(call: Call) -> Any:
+    artifact = _artifact(call)
+    eps = _radius(call, artifact)
+    from score_jax import evaluate
+
+    return evaluate.evaluate(
+        artifact,
+        data_dir=call.data_dir,
+        num_examples=call.num_examples,
+        batch_size=call.batch_size,
+        eps=eps,
+        steps=call.steps,
+        eps_curve=call.eps_curve,
+        name=call.name or f"pgd{call.steps}",
+        seed=call.seed,
+    )
+
+
+def _export(call: Call) -> Any:
+    folder = _workdir(call)
+    from score_jax import export
+
+    return export.export(folder, checkpoint=call.checkpoint, weights=call.weights)
+
+
+def _autoattack(call: Call) -> Any:
+    artifact = _artifact(call)
+    eps = _radius(call, artifact, call.norm)
+    from score_jax import official_autoattack
+
+    return official_autoattack.run(
+        artifact,
+        data_dir=call.data_dir,
+        num_examples=call.num_examples,
+        batch_size=call.batch_size,
+        eps=eps,
+        norm=call.norm or None,
+        attacks=tuple(call.attacks),
+        version=call.version,
+        seed=call.seed,
+        name=call.name or "autoattack",
+        backend=call.backend,
+    )
+
+
+def _report(call: Call) -> Any:
+    folder = _workdir(call)
+    from score_jax import report
+
+    return report.report(folder, beside=tuple(call.beside), data_dir=call.data_dir)
+
+
+def _data(call: Call) -> Any:
+    known = {"prepare": 2, "list": 1, "info": 2}
+    action = call.words[0] if call.words else ""
+    if action not in known:
+        raise UsageError(f"data needs an action, not {action!r}; {suggest(action, known)}")
+    words = call.words[1:]
+    if len(words) != known[action] - 1:
+        form = f"score-jax data {action}" + (" NAME" if known[action] == 2 else "")
+        raise UsageError(f"write {form}, such as: score-jax data prepare cifar10")
+    if call.source and action != "prepare":
+        raise UsageError(f"--source is for `data prepare`, not `data {action}`")
+    from score_jax import prepare
+
+    if action == "list":
+        return prepare.list_datasets(call.data_dir)
+    if action == "info":
+        return prepare.info(words[0], call.data_dir)
+    return prepare.prepare(words[0], sources=tuple(call.source), data_dir=call.data_dir)
+
+
+JUDGED = ("workdir", "artifact", "data_dir", "num_examples", "batch_size", "eps", "seed", "name")
+JOBS = {
+    "train": Job(
+        "Train a classifier, or go on with a run that stopped (the same command again).",
+        "score-jax train --config=configs/cifar10_score.py --workdir=runs/score "
+        "--config.objective.beta=3 --config.eps=8/255",
+        ("config", "workdir", "data_dir", "list_sweep", "sweep_index"),
+        _train,
+    ),
+    "evaluate": Job(
+        "Measure clean and PGD accuracy of an exported model on the test split.",
+        "score-jax evaluate --workdir=runs/score --steps=40",
+        (*JUDGED, "steps", "eps_curve"),
+        _evaluate,
+    ),
+    "export": Job(
+        "Write the trained model as WORKDIR/export: safetensors, PyTorch, StableHLO.",
+        "score-jax export --workdir=runs/score --checkpoint=best",
+        ("workdir", "checkpoint", "weights"),
+        _export,
+    ),
+    "autoattack": Job(
+        "Have the official PyTorch AutoAttack judge an exported model.",
+        "score-jax autoattack --workdir=runs/score --num_examples=1000",
+        (*JUDGED, "norm", "version", "attacks", "backend"),
+        _autoattack,
+    ),
+    "report": Job(
+        "Write WORKDIR/report.html and plots of a run.",
+        "score-jax report --workdir=runs/score --beside=runs/trades,runs/madry",
+        ("workdir", "beside", "data_dir"),
+        _report,
+    ),
+    "data": Job(
+        "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",
+        "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
+        ("source", "data_dir"),
+        _data,
+        takes_words=True,
+    ),
+}

@@ -1,0 +1,158 @@
+"""Reading a command line: the flags of one job, `--config.FIELD=VALUE`, and the text of --help."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+
+
+class UsageError(Exception):
+    """A command line that cannot be read; one line."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One command line, read: flags as attributes, overrides of the config, and bare words."""
+
+    values: flags.FlagValues
+    overrides: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.values, name)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One word after `score-jax`: what it does, an example, its flags, its function."""
+
+    summary: str
+    example: str
+    flags: tuple[str, ...]
+    run: Callable[[Call], Any]
+    takes_words: bool = False
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        return (*self.flags, "log_level")
+
+
+# Flag: kind, default, help. A kind with bars lists the choices; 'count' is an integer of 0 or more.
+FLAGS: dict[str, tuple[str, Any, str]] = {
+    "workdir": ("string", "", "Folder of the run."),
+    "config": ("string", "", "Recipe, PATH[:ARG]; fields follow as --config.FIELD=VALUE."),
+    "list_sweep": ("boolean", False, "Print one command a setting of the recipe's sweep()."),
+    "sweep_index": ("integer", -1, "Train this setting of the recipe's sweep(), counted from 0."),
+    "artifact": ("string", "", "Exported model to judge, instead of WORKDIR/export."),
+    "data_dir": ("string", "", "Folder of datasets; '': $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+    "checkpoint": ("best|last", "best", "Which checkpoint to export."),
+    "weights": ("ema|live", "ema", "Averaged weights, or those that the optimizer holds."),
+    "num_examples": ("count", 0, "Number of test images, the first ones; 0: all."),
+    "batch_size": ("positive", 500, "Images in one forward pass."),
+    "seed": ("count", 0, "Seed of the attacks."),
+    "eps": ("string", "", "Radius in pixel units, such as 8/255; '': the model's own."),
+    "norm": ("|linf|l2", "", "Norm of the ball; '': the model's own."),
+    "steps": ("count", 40, "Steps of PGD."),
+    "eps_curve": ("boolean", True, "Also measure accuracy over a range of radii."),
+    "version": ("string", "standard", "Version of AutoAttack."),
+    "attacks": ("list", [], "Attacks to run, comma separated; '': those of the version."),
+    "backend": ("bridge|torch", "bridge", "Judge the JAX model, or its PyTorch export."),
+    "name": ("string", "", "Name of the result: WORKDIR/eval/NAME."),
+    "beside": ("list", [], "Other runs to show beside this one, comma separated."),
+    "source": ("multi", [], "File, folder or address to prepare from; may be repeated."),
+    "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),
+}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def parse(name: str, job: Job, arguments: Sequence[str]) -> Call:
+    """Reads the flags of one job.
+
+    Raises:
+      UsageError: an unknown flag (the nearest one is named), or a value of another type.
+    """
+    values = flags.FlagValues()
+    for flag in job.all_flags:
+        _define(values, flag)
+    plain, overrides = _split_overrides(arguments)
+    if overrides and "config" not in job.flags:
+        raise UsageError(f"--config.{overrides[0]}: this job reads the config that the run had")
+    try:
+        words = tuple(values([name, *plain])[1:])
+    except flags.UnrecognizedFlagError as error:
+        hint = suggest(f"--{error.flagname}", [f"--{flag}" for flag in job.all_flags])
+        raise UsageError(f"unknown flag --{error.flagname}; {hint}") from None
+    except flags.Error as error:
+        raise UsageError(str(error).removeprefix("flag ")) from None
+    if words and not job.takes_words:
+        raise UsageError(f"unexpected {words[0]!r}; flags are written --NAME=VALUE")
+    return Call(values, overrides, words)
+
+
+def _define(values: flags.FlagValues, flag: str) -> None:
+    kind, default, text = FLAGS[flag]
+    simple = {
+        "string": flags.DEFINE_string,
+        "boolean": flags.DEFINE_boolean,
+        "integer": flags.DEFINE_integer,
+        "list": flags.DEFINE_list,
+        "multi": flags.DEFINE_multi_string,
+    }
+    if "|" in kind:
+        flags.DEFINE_enum(flag, default, kind.split("|"), text, flag_values=values)
+    elif kind in simple:
+        simple[kind](flag, default, text, flag_values=values)
+    else:
+        low = {"count": 0, "positive": 1}[kind]
+        flags.DEFINE_integer(flag, default, text, lower_bound=low, flag_values=values)
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    plain, overrides = [], []
+    rest = iter(arguments)
+    for word in rest:
+        bare = word.lstrip("-")
+        if word == bare or not bare.startswith(("config.", "noconfig.")):
+            plain.append(word)
+        elif bare.startswith("noconfig."):
+            overrides.append(f"{bare.removeprefix('noconfig.')}=false")
+        elif "=" in bare:
+            overrides.append(bare.removeprefix("config."))
+        else:
+            value = next(rest, None)
+            if value is None or value.startswith("--"):
+                raise UsageError(f"{word} has no value; write {word}=VALUE")
+            overrides.append(f"{bare.removeprefix('config.')}={value}")
+    return plain, tuple(overrides)
+
+
+def overview(jobs: Mapping[str, Job]) -> str:
+    """The text of `score-jax --help`."""
+    lines = [f"  {name:<11} {job.summary}" for name, job in jobs.items()]
+    example = next(iter(jobs.values())).example
+    return "\n".join(
+        ["score-jax JOB [--flags]; every job answers --help.", "Jobs:", *lines, "Example:"]
+        + [f"  {example}"]
+    )
+
+
+def describe(name: str, job: Job) -> str:
+    """The text of `score-jax JOB --help`."""
+    lines = [f"score-jax {name}: {job.summary}", "Example:"]
+    lines += [f"  {line}" for line in job.example.splitlines()]
+    lines.append("Flags:")
+    for flag in job.all_flags:
+        kind, default, text = FLAGS[flag]
+        choices = ", ".join(choice or "''" for choice in kind.split("|")) if "|" in kind else ""
+        text += f" One of: {choices}." if choices else ""
+        shown = "" if default in ("", [], -1) else f" [{default}]"
+        lines.append(f"  --{flag:<13} {text}{shown}")
+    return "\n".join(lines)
