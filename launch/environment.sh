@@ -30,7 +30,7 @@ score_jax_environment() {
     echo "environment: making $venv with $("$python" --version) (a few minutes the first time)"
     "$python" -m venv "$venv" || return 1
     echo "environment: installing score_jax[$extras] at the versions of constraints.txt"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
       -e "$root[$extras]" -c "$root/constraints.txt" || return 1
     printf '%s\n' "$stamp" > "$venv/.stamp"
     echo "environment: ready"

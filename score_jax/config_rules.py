@@ -64,7 +64,8 @@ def validate(config: ConfigDict, reference: ConfigDict, train_size: int | None) 
     """
     _check_sections(config, reference)
     fields = dict(overrides.flatten(config.to_dict()))
-    for name, value in fields.items():
+    # The home of a value before what refers to it.
+    for name, value in sorted(fields.items(), key=lambda field: field[0].count(".")):
         if value is None and name not in OPTIONAL and name.split(".")[0] not in FREE_SECTIONS:
             raise UserError(f"config.{name}=None is not optional; give it a value")
         if isinstance(value, float) and not math.isfinite(value):

@@ -101,7 +101,12 @@ def load_recipe(path: str) -> ConfigDict:
         raise UserError(
             f"--config={path}: get_config returned {type(config).__name__}, not a ConfigDict"
         )
-    return config.lock()
+    return _locked(config)
+
+
+def _locked(config: ConfigDict) -> ConfigDict:
+    # A locked config does not look into sections that were replaced since.
+    return config.unlock().lock()
 
 
 def load_sweep(path: str) -> list[list[str]]:
@@ -141,7 +146,7 @@ def apply(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
         if not equals:
             raise UserError(f"{text!r} is not FIELD=VALUE, such as objective.beta=3")
         _set(config, name, value.strip())
-    return config.lock()
+    return _locked(config)
 
 
 def _set(config: ConfigDict, name: str, text: str) -> None:
