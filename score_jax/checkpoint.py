@@ -1,0 +1,138 @@
+"""Saved runs. The one importer of Orbax.
+
+A checkpoint is the whole run between two steps: the train state, and beside it the config and the
+best score so far. Which images come next is a function of the step, so the step is the position in
+the data. Orbax writes to a temporary folder and renames: a killed save leaves no checkpoint.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from score_jax.train_state import TrainState
+from score_jax.types import UserError
+from score_jax.workdir import Workdir
+
+INFERENCE = ("params", "ema_params", "batch_stats")
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The selected step and its validation accuracy."""
+
+    score: float = -1.0
+    step: int = -1
+
+
+def _manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few, and the best by validation accuracy."""
+
+    def __init__(self, workdir: Workdir, config: dict[str, Any], keep: int):
+        self._config = config
+        self._last = _manager(workdir.checkpoints, keep)
+        self._best = _manager(workdir.best, 1)
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Best] | None:
+        """The newest state, laid out as `abstract`, and the best so far; None in a fresh run."""
+        step = self._last.latest_step()
+        if step is None:
+            return None
+        restored = self._last.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
+            ),
+        )
+        return restored.state, Best(**restored.about["best"])
+
+    def save(self, state: TrainState, best: Best) -> None:
+        """Saves the whole run at its step; a step that is saved already stays as it is."""
+        self._write(self._last, int(state.step), state, {"best": dataclasses.asdict(best)})
+
+    def save_best(self, state: TrainState, accuracies: dict[str, float]) -> None:
+        """Saves what inference needs, and drops the previous best of this run."""
+        parts = {name: getattr(state, name) for name in INFERENCE}
+        self._write(self._best, int(state.step), parts, {"accuracies": accuracies})
+
+    def _write(self, manager, step, state, about):
+        if step in manager.all_steps():
+            return
+        try:
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    about=ocp.args.JsonSave({**about, "config": self._config}),
+                ),
+            )
+        except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors.
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"checkpoint {manager.directory}/{step} could not be written ({reason}); the "
+                "earlier ones are whole: make room, then give the same command again"
+            ) from error
+
+    def close(self) -> None:
+        self._last.close()
+        self._best.close()
+
+
+def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any]:
+    """The network of a finished or running run, on the host.
+
+    Args:
+      workdir: of the run.
+      which: 'best' or 'last'.
+      weights: 'ema' or 'live'.
+
+    Returns:
+      params, batch_stats (nested dicts of numpy arrays), step, accuracies (empty for 'last'), and
+      config (as saved).
+
+    Raises:
+      UserError: no such checkpoint.
+    """
+    folders = {"best": workdir.best, "last": workdir.checkpoints}
+    if which not in folders or weights not in ("ema", "live"):
+        raise UserError(
+            f"--checkpoint={which} --weights={weights}: checkpoints are best and last, weights "
+            "are ema and live"
+        )
+    folder = folders[which]
+    manager = _manager(folder, None) if folder.is_dir() else None
+    step = manager.latest_step() if manager else None
+    if step is None:
+        raise UserError(
+            f"{folder} holds no checkpoint; train first: score-jax train --workdir={workdir.path}"
+        )
+    saved = manager.item_metadata(step)["state"].tree
+    # As numpy, so that a run saved on many devices loads on one.
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(restore_args=as_numpy), about=ocp.args.JsonRestore()
+        ),
+    )
+    manager.close()
+    return {
+        "params": restored.state["ema_params" if weights == "ema" else "params"],
+        "batch_stats": restored.state["batch_stats"],
+        "step": step,
+        "accuracies": restored.about.get("accuracies", {}),
+        "config": restored.about["config"],
+    }

@@ -1,0 +1,125 @@
+"""Clean and attacked accuracy of a classifier on given images, exact on any number of devices."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import metrics
+from score_jax.attacks import PGD
+from score_jax.divergences import ATTACK_LOSSES
+from score_jax.mesh import Layout
+from score_jax.metrics import Mean
+from score_jax.models import Classifier, NormalizeBy
+from score_jax.types import Array, BatchStats, Key, Params, lookup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+    """An evaluation attack: how it moves and what it ascends.
+
+    Attributes:
+      attack: the PGD.
+      loss: one of `divergences.ATTACK_LOSSES`; 'margin' is the selection attack of the SCORE code.
+    """
+
+    attack: PGD
+    loss: str = "margin"
+
+    def __post_init__(self):
+        lookup(ATTACK_LOSSES, "config.validation.attack.loss", self.loss)
+
+    @property
+    def name(self) -> str:
+        """'pgd40': the attack is in the metric's name."""
+        return f"pgd{self.attack.num_steps}"
+
+
+def logits_fn(
+    classifier: Classifier, params: Params, batch_stats: BatchStats
+) -> Callable[[Array], Array]:
+    """images f32[b, h, w, c] -> logits f32[b, k], by running statistics."""
+
+    def apply(images):
+        return classifier.apply(params, batch_stats, images, normalize_by=NormalizeBy.RUNNING)[0]
+
+    return apply
+
+
+def attack_images(
+    judge: Judge, logits: Callable[[Array], Array], key: Key, images: Array, labels: Array
+) -> Array:
+    """The judge's adversarial images, f32[b, h, w, c]."""
+    loss = ATTACK_LOSSES[judge.loss]
+    return judge.attack(lambda x: loss(logits(x), labels), key, images)
+
+
+def compile_evaluation(classifier: Classifier, judge: Judge, layout: Layout) -> Any:
+    """Jitted (params, batch_stats, batch, key) -> {'clean_accuracy', '<judge>_accuracy'} as Means.
+
+    The batch has 'images' u8[b, h, w, c], 'labels' i32[b] and 'mask' bool[b]; only masked-in
+    examples count.
+    """
+
+    def evaluate(params, batch_stats, batch, key):
+        logits = logits_fn(classifier, params, batch_stats)
+        images = batch["images"].astype(jnp.float32) / 255
+        adversarial = attack_images(judge, logits, key, images, batch["labels"])
+        count = batch["mask"].sum(dtype=jnp.float32)
+
+        def accuracy(x):
+            right = metrics.correct(logits(x), batch["labels"]) & batch["mask"]
+            return Mean(right.sum(dtype=jnp.float32), count)
+
+        return {"clean_accuracy": accuracy(images), f"{judge.name}_accuracy": accuracy(adversarial)}
+
+    return jax.jit(
+        evaluate,
+        in_shardings=(layout.replicated, layout.replicated, layout.batch, layout.replicated),
+        out_shardings=layout.replicated,
+    )
+
+
+def padded_batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of exactly `batch_size`; the last is filled up with copies that the mask excludes."""
+    for start in range(0, len(images), batch_size):
+        indices = np.arange(start, start + batch_size)
+        mask = indices < len(images)
+        indices = np.where(mask, indices, start)
+        yield {"images": images[indices], "labels": labels[indices], "mask": mask}
+
+
+def process_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's contiguous share of a batch that every process holds whole."""
+    index, count = jax.process_index(), jax.process_count()
+    size = len(batch["mask"]) // count
+    return {name: part[index * size : (index + 1) * size] for name, part in batch.items()}
+
+
+def place(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout
+) -> list[dict[str, Array]]:
+    """`padded_batches` on the devices, once, for evaluations that come again."""
+    devices = layout.num_devices
+    batch_size = min(batch_size, len(images))
+    batch_size = -(-batch_size // devices) * devices
+    return [
+        layout.put_batch(process_part(batch))
+        for batch in padded_batches(images, labels, batch_size)
+    ]
+
+
+def accuracies(
+    evaluate: Any, params: Params, batch_stats: BatchStats, batches: list[Any], key: Key
+) -> dict[str, float]:
+    """Runs a compiled evaluation over placed batches; accuracies as fractions."""
+    totals: dict[str, Mean] = {}
+    for index, batch in enumerate(batches):
+        means = evaluate(params, batch_stats, batch, jax.random.fold_in(key, index))
+        totals = {name: totals[name] + mean if totals else mean for name, mean in means.items()}
+    return metrics.compute(totals)
