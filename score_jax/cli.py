@@ -152,7 +152,11 @@ def _train(call: Call) -> Any:
         resolved = overrides.apply(workdir.find_workdir(folder).read_config(), changes)
     else:
         raise UsageError("--config=PATH[:ARG] is needed, such as configs/cifar10_score.py")
-    for warning in config.validate(resolved):
+    from score_jax.data import sources
+
+    spec = sources.DATASETS.get(resolved.data.name)  # An unknown name is told where it is built.
+    train_size = spec.split_sizes["train"] if spec else None
+    for warning in config.validate(resolved, train_size=train_size):
         writers.LOGGER.warning(warning)
     for line in config.describe(resolved):
         writers.LOGGER.info(line)

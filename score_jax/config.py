@@ -133,7 +133,11 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The locked config that `to_json` wrote: exactly its fields, nothing filled in."""
+    """The locked config that `to_json` wrote: exactly its fields, nothing filled in.
+
+    Raises:
+      ValueError: `text` is not a JSON object.
+    """
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
@@ -142,7 +146,10 @@ def from_json(text: str) -> ConfigDict:
             return tuple(restore(entry) for entry in value)
         return value
 
-    return ConfigDict(restore(json.loads(text))).lock()
+    fields = restore(json.loads(text))
+    if not isinstance(fields, dict):
+        raise ValueError("it is not a JSON object")
+    return ConfigDict(fields).lock()
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

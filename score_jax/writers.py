@@ -49,10 +49,14 @@ class ConsoleHandler(logging.StreamHandler):
 CONSOLE = ConsoleHandler()
 
 
-def start_logging(level: str = "info", file: Path | None = None) -> None:
-    """Sends log records to standard error and, with times, to `file`; may be called again."""
+def start_logging(level: str | None = None, file: Path | None = None) -> None:
+    """Sends log records to standard error and, with times, to `file`.
+
+    May be called again, for a file known only later; the level then stays what it was.
+    """
     root = logging.getLogger()
-    LOGGER.setLevel(level.upper())
+    if level or LOGGER.level == logging.NOTSET:
+        LOGGER.setLevel((level or "info").upper())
     if CONSOLE not in root.handlers:
         root.addHandler(CONSOLE)
     files = [getattr(handler, "baseFilename", None) for handler in root.handlers]
