@@ -42,3 +42,33 @@ def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
         except ValueError:
             raise ValueError(f"argument {name}={text!r} is not {overrides.KINDS[kind]}") from None
     return SimpleNamespace(**values)
+
+
+def digits(smoke: bool = False) -> ConfigDict:
+    """What the recipes for scikit-learn's digits share; `smoke` is a run of seconds."""
+    config = default()
+    with config.unlocked():
+        config.eps = 0.2
+        config.num_epochs = 2 if smoke else 60
+        config.data.name = "digits"
+        config.data.batch_size = 128
+        config.data.validation_size = 128
+        config.data.augmentation = "none"
+        config.model = dict(name="cnn-3", remat=False)
+        config.attack.step_size = 0.05
+        config.attack.num_steps = 2 if smoke else 10
+        config.validation.every_epochs = 1 if smoke else 5
+        config.validation.batch_size = 128
+        config.validation.attack.step_size = 0.02
+        config.validation.attack.num_steps = 4 if smoke else 40
+        config.schedule = dict(
+            name="one_cycle",
+            learning_rate=0.2,
+            unit="step",
+            warmup_fraction=0.1,
+            cycle_momentum=True,
+        )
+        config.ema.decay = 0.98
+        config.checkpoint.every_epochs = 1 if smoke else 5
+        config.log.every_steps = 6 if smoke else 12
+    return config
