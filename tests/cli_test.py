@@ -1,0 +1,307 @@
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import types
+
+import pytest
+
+import score_jax
+from score_jax import cli, overrides, workdir, writers
+from score_jax import config as config_module
+from score_jax.types import UserError
+
+RECIPE = """
+from configs import common
+
+def get_config(arg=""):
+    arg = common.parse_arg(arg, smoke=False)
+    config = common.default()
+    with config.unlocked():
+        config.num_epochs = 2 if arg.smoke else 400
+    return config
+
+def sweep():
+    for beta in (3.0, 4.0):
+        yield {"objective.beta": beta}
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_root_logger():
+    handlers, level = list(logging.getLogger().handlers), writers.LOGGER.level
+    yield
+    logging.getLogger().handlers[:] = handlers
+    writers.LOGGER.setLevel(level)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Puts a stand-in where a job imports its module; the stand-in keeps what it is called with."""
+
+    def replace(module, function, result=None):
+        calls = []
+
+        def record(*args, **kwargs):
+            calls.append((args, kwargs))
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        stand_in = types.SimpleNamespace(**{function: record})
+        monkeypatch.setitem(sys.modules, f"score_jax.{module}", stand_in)
+        monkeypatch.setattr(score_jax, module, stand_in, raising=False)
+        return calls
+
+    return replace
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+def door(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "score_jax", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=overrides.ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_of_everything_without_loading_jax():
+    code = (
+        "import sys; from score_jax import cli\n"
+        "for job in cli.JOBS: assert cli.main([job, '--help']) == 0\n"
+        "assert cli.main(['--help']) == 0\n"
+        "assert cli.main(['train', '--wokdir=a']) == 2\n"
+        "assert not {'jax', 'torch', 'numpy', 'rich'} & set(sys.modules)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=overrides.ROOT
+    )
+    assert run.returncode == 0, run.stderr
+    for name, entry in cli.JOBS.items():
+        assert f"score-jax {name}: {entry.summary}\nExample:\n  score-jax {name}" in run.stdout
+
+
+@pytest.mark.parametrize("name", cli.JOBS)
+def test_the_example_of_a_job_can_be_read(name):
+    words = shlex.split(cli.JOBS[name].example)
+    assert words[:2] == ["score-jax", name]
+    cli.parse(name, cli.JOBS[name], words[2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trin"], "score-jax: unknown job 'trin'; did you mean 'train'?"),
+        (["qqqq"], "score-jax: unknown job 'qqqq'; known: train, evaluate, export, autoattack"),
+        (["train", "--wokdir=a"], "score-jax train: unknown flag --wokdir; did you mean '--workdi"),
+        (["train", "--steps=3"], "score-jax train: unknown flag --steps; "),
+        (["train"], "score-jax train: --workdir=DIR is needed: the folder of the run"),
+        (["train", "--workdir=/nowhere/a"], "score-jax train: --config=PATH[:ARG] is needed"),
+        (["train", "a"], "score-jax train: unexpected 'a'; flags are written --NAME=VALUE"),
+        (["train", "--config.eps"], "score-jax train: --config.eps has no value; write --config.e"),
+        (
+            ["train", "--list_sweep"],
+            "score-jax train: --config=PATH is needed: the recipe whose sw",
+        ),
+        (["export"], "score-jax export: --workdir=DIR is needed"),
+        (["export", "--config.eps=1"], "this job reads the config that the run had"),
+        (
+            ["export", "--workdir=a", "--weights=emma"],
+            "score-jax export: --weights=emma: value sho",
+        ),
+        (["report"], "score-jax report: --workdir=DIR is needed"),
+        (["evaluate"], "score-jax evaluate: --workdir=DIR is needed"),
+        (["evaluate", "--workdir=/nowhere"], "make it with: score-jax export --workdir=/nowhere"),
+        (["evaluate", "--batch_size=0"], "score-jax evaluate: --batch_size=0: 0 is not a positive"),
+        (["evaluate", "--steps=x"], "score-jax evaluate: --steps=x: invalid literal"),
+        (["evaluate", "--artifact=/", "--eps=x"], "--eps=x is not a number such as 8/255"),
+        (["autoattack", "--artifact=/", "--eps=8", "--norm=linf"], "is not a radius in pixel unit"),
+        (["autoattack", "--artifact=/", "--eps=-1", "--norm=l2"], "--eps=-1 is negative"),
+        (["data"], "data needs an action, not ''; known: prepare, list, info"),
+        (["data", "prepar"], "did you mean 'prepare'?"),
+        (["data", "prepare"], "write score-jax data prepare NAME"),
+        (["data", "list", "a"], "write score-jax data list"),
+        (["data", "info", "a", "--source=b"], "--source is for `data prepare`"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_no_arguments_shows_the_jobs(capsys):
+    assert cli.main([]) == 2
+    assert "evaluate" in capsys.readouterr().out
+
+
+def test_train_gets_the_resolved_config_and_tells_its_choices(job, recipe, tmp_path, capsys):
+    calls = job("train", "train", {"steps": 3})
+    arguments = [f"--config={recipe}:smoke", f"--workdir={tmp_path / 'run'}", "--data_dir=/data"]
+    arguments += ["--config.objective.beta=3", "--config.eps", "4/255", "--noconfig.model.remat"]
+    assert cli.main(["train", *arguments]) == 0
+    (config, folder), _ = calls[0]
+    assert (config.num_epochs, config.objective.beta, config.attack.eps) == (2, 3.0, 4 / 255)
+    assert (config.data.dir, config.model.remat, config.is_locked) == ("/data", False, True)
+    assert folder == str(tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"steps": 3}
+    assert err.startswith("run: eps=4/255 ")
+    assert "\nobjective: beta=3.0 " in err
+
+
+def test_train_tells_what_is_doubtful(job, recipe, tmp_path, capsys):
+    job("train", "train")
+    arguments = [f"--config={recipe}", f"--workdir={tmp_path}", "--config.eps=0.031"]
+    assert cli.main(["train", *arguments, "--log_level=warning"]) == 0
+    assert capsys.readouterr().err.startswith("warning: config.eps=0.031 looks like 8/255")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attack.epss=1", "no field 'attack.epss'; did you mean 'attack.eps'?"),
+        ("data.batch_size=many", "config.data.batch_size='many' is not an integer"),
+        ("eps=8", "config.eps=8 is not a radius in pixel units"),
+        ("data.validation_size=50000", "cifar10 has 50000 training images"),
+    ],
+)
+def test_a_wrong_config_never_reaches_training(job, recipe, tmp_path, capsys, override, message):
+    calls = job("train", "train")
+    arguments = [f"--config={recipe}", f"--workdir={tmp_path}", f"--config.{override}"]
+    assert cli.main(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("score-jax train: ") and message in err
+    assert (out, err.count("\n"), calls) == ("", 1, [])
+
+
+def test_a_run_goes_on_without_naming_its_recipe(job, tmp_path):
+    calls = job("train", "train")
+    workdir.open_workdir(tmp_path, config_module.default(), [])
+    assert cli.main(["train", f"--workdir={tmp_path}"]) == 0
+    (config, _), _ = calls[0]
+    assert config_module.to_dict(config) == config_module.to_dict(config_module.default())
+
+
+def test_a_sweep_is_listed_as_commands_that_train_its_settings(job, recipe, tmp_path, capsys):
+    calls = job("train", "train")
+    base = [f"--config={recipe}:smoke", f"--workdir={tmp_path / 'a b'}", "--config.seed=7"]
+    assert cli.main(["train", *base, "--list_sweep"]) == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert not calls
+    assert [command[:2] for command in commands] == [["score-jax", "train"]] * 2
+    for index, command in enumerate(commands):
+        assert cli.main(command[1:]) == 0
+        assert cli.main(["train", *base, f"--sweep_index={index}"]) == 0
+        pasted, by_index = (args for args, _ in calls[-2:])
+        assert pasted[0].to_dict() == by_index[0].to_dict()
+        assert pasted[0].objective.beta == (3.0, 4.0)[index]
+        assert pasted[0].seed == 7
+        assert pasted[1] == by_index[1] == str(tmp_path / "a b" / f"objective.beta={3.0 + index}")
+    assert cli.main(["train", *base, "--sweep_index=2"]) == 2
+    assert "has 2 settings, 0 to 1" in capsys.readouterr().err
+
+
+def test_evaluate_gets_its_flags(job, tmp_path):
+    (tmp_path / "export").mkdir()
+    calls = job("evaluate", "evaluate")
+    assert cli.main(["evaluate", f"--workdir={tmp_path}"]) == 0
+    defaults = dict(data_dir="", num_examples=0, batch_size=500, eps=None, steps=40)
+    defaults |= dict(eps_curve=True, name="pgd40", seed=0)
+    assert calls[0] == ((str(tmp_path / "export"),), defaults)
+    arguments = ["--artifact=b", "--eps=8/255", "--steps=7", "--noeps_curve", "--num_examples=9"]
+    assert cli.main(["evaluate", *arguments]) == 0
+    changed = dict(eps=8 / 255, steps=7, eps_curve=False, num_examples=9, name="pgd7")
+    assert calls[1] == (("b",), defaults | changed)
+
+
+def test_autoattack_gets_its_flags(job):
+    calls = job("official_autoattack", "run")
+    arguments = ["--artifact=b", "--attacks=apgd-ce,square", "--norm=l2", "--eps=1", "--seed=3"]
+    assert cli.main(["autoattack", *arguments, "--backend=torch"]) == 0
+    expected = dict(data_dir="", num_examples=0, batch_size=500, eps=1.0, norm="l2", seed=3)
+    expected |= dict(attacks=("apgd-ce", "square"), version="standard", name="autoattack")
+    assert calls == [(("b",), expected | dict(backend="torch"))]
+
+
+def test_the_norm_of_the_artifact_decides_about_eps(job, tmp_path, capsys):
+    calls = job("evaluate", "evaluate")
+    for norm, code in (("l2", 0), ("linf", 2)):
+        (tmp_path / "model.json").write_text(json.dumps({"norm": norm}))
+        assert cli.main(["evaluate", f"--artifact={tmp_path}", "--eps=1"]) == code
+    assert len(calls) == 1
+    assert "--eps=1 is not a radius in pixel units" in capsys.readouterr().err
+
+
+def test_export_and_report_get_their_flags(job):
+    exports, reports = job("export", "export"), job("report", "report")
+    assert cli.main(["export", "--workdir=a", "--checkpoint=last", "--weights=live"]) == 0
+    assert exports == [(("a",), dict(checkpoint="last", weights="live"))]
+    assert cli.main(["report", "--workdir=a", "--beside=b,c"]) == 0
+    assert reports == [(("a",), dict(beside=("b", "c"), data_dir=""))]
+
+
+def test_data_gets_its_flags(job, capsys):
+    for action in ("prepare", "list_datasets", "info"):
+        calls = job("prepare", action, "told")
+        words = dict(
+            prepare=["prepare", "mnist", "--source=a", "--source=b"],
+            list_datasets=["list"],
+            info=["info", "mnist"],
+        )[action]
+        assert cli.main(["data", *words, "--data_dir=d"]) == 0
+        expected = dict(
+            prepare=(("mnist",), dict(sources=("a", "b"), data_dir="d")),
+            list_datasets=(("d",), {}),
+            info=(("mnist", "d"), {}),
+        )[action]
+        assert calls == [expected]
+    assert capsys.readouterr().out == "told\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("two\nlines"), 2, "score-jax report: two lines\n"),
+        (OSError(28, "No space left on device", "/a"), 2,
+         "score-jax report: [Errno 28] No space left on device: '/a'\n"),
+        (PermissionError(13, "Permission denied", "/a"), 2,
+         "score-jax report: [Errno 13] Permission denied: '/a'\n"),
+        (KeyboardInterrupt(), 130, "score-jax report: interrupted\n"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_act_on_is_one_line(job, capsys, error, code, message):
+    job("report", "report", error)
+    assert cli.main(["report", "--workdir=a"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_debug_shows_the_traceback(job, capsys):
+    job("report", "report", UserError("told"))
+    assert cli.main(["report", "--workdir=a", "--log_level=debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.endswith("score-jax report: told\n")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(job):
+    job("report", "report", ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["report", "--workdir=a"])
+
+
+def test_the_door_from_a_shell():
+    run = door("train", "--wokdir=a")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "score-jax train: unknown flag --wokdir; did you mean '--workdir'?\n"
+    assert door("--help").returncode == 0
