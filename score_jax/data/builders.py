@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,18 @@ def write(
     report: Callable[[str], None],
 ) -> Path:
     """Writes a dataset below `folder`; gives the folder that holds its shards."""
+    stdout = sys.stdout
+
+    def report_aloud(line: str) -> None:
+        with contextlib.redirect_stdout(stdout):
+            report(line)
+
     builder = PreparedImages(
         dataset,
         image_shape=image_shape,
         class_names=class_names,
         splits=splits,
-        report=report,
+        report=report_aloud,
         data_dir=str(folder),
     )
     tfds.disable_progress_bar()
@@ -148,7 +155,9 @@ def _open(folder: Path) -> Any:
                 f"score-jax data prepare {folder.parent.name} --source=..."
             )
         return tfds.builder_from_directory(str(folder))
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # JSON, protobuf and TFDS each have error types of their own.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder} is not a whole TFDS folder ({reason}); move it away and prepare it again"

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from score_jax.data.official_pickle import load_batch
-from score_jax.data.raw_split import READ_ERRORS, RawSplit, blocks_of, check_labels, read_npz
+from score_jax.data.raw_split import (
+    READ_ERRORS,
+    RawSplit,
+    blocks_of,
+    check_labels,
+    local_path,
+    read_npz,
+)
 from score_jax.types import UserError
 
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -69,7 +76,7 @@ def read_cifar10(
         raise UserError(
             f"cifar10 needs exactly one --source, got {len(sources)}; give one of: {CIFAR_FORMS}"
         )
-    source = Path(sources[0]).expanduser()
+    source = local_path(sources[0])
     form = _cifar_form(source)
     if form == "npz":
         return {
@@ -100,8 +107,6 @@ def _cifar_form(source: Path) -> str:
     """'folder', 'npz' or 'tar'."""
     if source.is_dir():
         return "folder"
-    if not source.exists():
-        raise UserError(f"--source={source} does not exist; give one of: {CIFAR_FORMS}")
     try:
         with source.open("rb") as file:
             head = file.read(262)

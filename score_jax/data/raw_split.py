@@ -39,6 +39,20 @@ def blocks_of(blocks: Sequence[np.ndarray]) -> Callable[[], Iterator[np.ndarray]
     return lambda: iter(blocks)
 
 
+def local_path(source: str) -> Path:
+    """A source that exists on this machine.
+
+    Raises:
+      UserError: an address, or no such file or folder.
+    """
+    if "://" in source:
+        raise UserError(f"--source={source} is an address; download the file and give its path")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(f"--source={path} does not exist; give the path of the downloaded file")
+    return path
+
+
 def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     """`labels` as int32[count]; a trailing axis of length one, as Keras writes, is dropped."""
     if labels.dtype.kind not in "iu":
@@ -128,11 +142,7 @@ def read_generated(
         raise UserError("a generated dataset needs --source=FILE.npz (several are joined)")
     parts = []
     for source in sources:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise UserError(
-                f"--source={path} does not exist; give the npz file that was downloaded"
-            )
+        path = local_path(source)
         parts.append(read_npz(path, "image", "label", image_shape, sizes["train"]))
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):

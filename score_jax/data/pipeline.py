@@ -1,0 +1,155 @@
+"""Batches for the training loop: chosen by `sampling`, gathered ahead of the step by Grain."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from score_jax.config import steps_per_epoch
+from score_jax.data import sampling, sources
+from score_jax.data.sources import DATASETS, Images
+from score_jax.types import UserError, lookup
+
+MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads only wait.
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What batches are made of."""
+
+    labelled: Images
+    generated: Images | None
+    sampler: sampling.Sampler
+
+    def batch_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Batch `step`, or a part of its positions, as `train_batches` gives it."""
+        selection = self.sampler.batch(step)
+        indices, generated = selection.indices[part], selection.generated[part]
+        if self.generated is None:
+            images, labels = self.labelled.images[indices], self.labelled.labels[indices]
+        else:
+            images = np.empty((len(indices), *self.labelled.images.shape[1:]), np.uint8)
+            labels = np.empty(len(indices), np.int32)
+            for source, chosen in ((self.labelled, ~generated), (self.generated, generated)):
+                images[chosen] = source.images[indices[chosen]]
+                labels[chosen] = source.labels[indices[chosen]]
+        return {"images": images, "labels": labels, "generated": generated}
+
+
+def open_training_data(config: Any) -> TrainingData:
+    """The training split and the generated set of a config, with their sampler.
+
+    Raises:
+      UserError: unknown or unprepared data, or sizes that do not fit.
+    """
+    data = config.data
+    spec = lookup(DATASETS, "dataset", data.name)
+    train_size = spec.split_sizes["train"]
+    if train_size is None:
+        raise UserError(
+            f"data.name={data.name} is a generated set; train on data.name={spec.extends} with "
+            f"data.generated={data.name}"
+        )
+    labelled = sources.train_split(data.name, data.dir)
+    generated, per_batch = None, 0
+    if data.generated:
+        extends = lookup(DATASETS, "generated dataset", data.generated).extends
+        if extends != data.name:
+            known = [name for name, entry in DATASETS.items() if entry.extends == data.name]
+            raise UserError(
+                f"data.generated={data.generated} holds no generated images for "
+                f"data.name={data.name}; known: {', '.join(known) or 'none'}"
+            )
+        generated = sources.train_split(data.generated, data.dir)
+        _, per_batch = sampling.counts(data.batch_size, data.generated_fraction)
+    sampler = sampling.Sampler(
+        seed=config.seed,
+        train_size=len(labelled),
+        validation_size=data.validation_size,
+        batch_size=data.batch_size,
+        epoch_steps=steps_per_epoch(config, train_size),
+        generated_size=len(generated) if generated is not None else 0,
+        generated_per_batch=per_batch,
+    )
+    return TrainingData(labelled, generated, sampler)
+
+
+def batch_at(config: Any, step: int) -> dict[str, np.ndarray]:
+    """The whole batch `step` of a run, whatever the hosts: a pure function of seed and step."""
+    return open_training_data(config).batch_at(step)
+
+
+def train_batches(
+    config: Any,
+    start_step: int,
+    num_steps: int,
+    *,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches `start_step` to `start_step + num_steps - 1`, this process's part of each.
+
+    Up to `config.data.prefetch` batches are gathered ahead on threads, which end with the
+    iterator. With p processes, process i has the i-th of p equal contiguous slices.
+
+    Args:
+      process_index, process_count: JAX's own unless given.
+
+    Returns:
+      dicts of NumPy arrays: images uint8[b, h, w, c], labels int32[b], generated bool[b].
+
+    Raises:
+      UserError: the batch does not divide by the processes, and those of `open_training_data`.
+    """
+    count = jax.process_count() if process_count is None else process_count
+    index = jax.process_index() if process_index is None else process_index
+    batch_size = config.data.batch_size
+    if batch_size % count:
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide by {count} processes; give a multiple"
+        )
+    share = batch_size // count
+    part = slice(index * share, (index + 1) * share)
+    data = open_training_data(config)
+    # Errors of the arguments come from this call, not from the first batch.
+    return _run_ahead(data, part, start_step, num_steps, config.data.prefetch)
+
+
+def _run_ahead(
+    data: TrainingData, part: slice, start_step: int, num_steps: int, prefetch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    if num_steps < 1:
+        return
+    steps = grain.MapDataset.range(start_step, start_step + num_steps)
+    batches = iter(
+        steps.map(functools.partial(data.batch_at, part=part)).to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=min(max(prefetch, 0), MAX_THREADS),
+                prefetch_buffer_size=max(prefetch, 0),
+            )
+        )
+    )
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+def validation_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The first `validation_size` training images, which are never trained on.
+
+    Returns:
+      images uint8[n, h, w, c], labels int32[n].
+    """
+    data = config.data
+    labelled = sources.train_split(data.name, data.dir)
+    if not 0 <= data.validation_size < len(labelled):
+        raise UserError(
+            f"data.validation_size={data.validation_size} leaves no image to train on; "
+            f"the training split has {len(labelled)}"
+        )
+    return labelled.images[: data.validation_size], labelled.labels[: data.validation_size]

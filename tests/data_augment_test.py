@@ -1,0 +1,104 @@
+"""Pad-crop-flip: only crops and flips, all of them equally often, from the key alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from score_jax.data.augment import AUGMENTATIONS, pad_crop_flip
+
+
+def numbered_images(count, size=8, channels=3):
+    """Images whose pixels are all different and none zero."""
+    pixels = 1 + np.arange(size * size * channels, dtype=np.float32)
+    return np.broadcast_to(pixels.reshape(size, size, channels), (count, size, size, channels))
+
+
+def all_crops(image, pad=4):
+    """All (2 pad + 1)^2 crops, plain and mirrored: [row, column, flip, h, w, c]."""
+    height, width, _ = image.shape
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    return np.stack(
+        [
+            [
+                [padded[r : r + height, c : c + width][:, ::step] for step in (1, -1)]
+                for c in range(2 * pad + 1)
+            ]
+            for r in range(2 * pad + 1)
+        ]
+    )
+
+
+def places(outputs, image, pad=4):
+    """The (row, column, flip) of each output; fails where it is none of the crops."""
+    crops = all_crops(image, pad)
+    flat = crops.reshape(-1, image.size)
+    table = {crop.tobytes(): i for i, crop in enumerate(flat)}
+    assert len(table) == 2 * (2 * pad + 1) ** 2
+    indices = [table[np.ascontiguousarray(out).reshape(-1).tobytes()] for out in outputs]
+    return np.stack(np.unravel_index(indices, crops.shape[:3]), axis=1)
+
+
+def test_every_image_is_one_of_its_crops_and_all_come_equally_often(key):
+    images = numbered_images(8100)
+    outputs = np.asarray(jax.jit(pad_crop_flip)(key, jnp.asarray(images)))
+    counts = np.zeros((9, 9, 2))
+    np.add.at(counts, tuple(places(outputs, images[0]).T), 1)
+    assert counts.min() > 0  # 50 expected of each of 162.
+    # Deviations: 28 of a row's or column's 900; 45 of the flips' 4050; chi squared 161 +- 18.
+    assert np.abs(counts.sum((1, 2)) - 900).max() < 140
+    assert np.abs(counts.sum((0, 2)) - 900).max() < 140
+    assert np.abs(counts.sum((0, 1)) - 4050).max() < 225
+    assert 90 < ((counts - 50) ** 2 / 50).sum() < 250
+
+
+def test_images_draw_independently(key):
+    images = numbered_images(2000)
+    drawn = places(np.asarray(pad_crop_flip(key, jnp.asarray(images))), images[0])
+    correlation = np.corrcoef(drawn.T)
+    assert np.abs(correlation - np.eye(3)).max() < 0.1
+    neighbours = np.corrcoef(drawn[:-1].T, drawn[1:].T)[:3, 3:]
+    assert np.abs(neighbours).max() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(5, 32, 32, 3), (3, 8, 8, 1), (2, 6, 9, 2)])
+def test_type_and_shape_are_kept(dtype, shape, key):
+    images = np.random.default_rng(0).integers(1, 255, shape).astype(dtype)
+    outputs = np.asarray(pad_crop_flip(key, jnp.asarray(images), pad=2))
+    assert outputs.dtype == dtype and outputs.shape == shape
+    for image, output in zip(images, outputs, strict=True):
+        places(output[None], image, pad=2)
+
+
+def test_the_key_decides(key):
+    images = jnp.asarray(numbered_images(16))
+    one = pad_crop_flip(key, images)
+    np.testing.assert_array_equal(one, jax.jit(pad_crop_flip)(key, images))
+    assert not np.array_equal(one, pad_crop_flip(jax.random.key(1), images))
+
+
+def test_devices_do_not_change_the_result_and_exchange_nothing(key):
+    images = numbered_images(16)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    crop = jax.jit(pad_crop_flip, out_shardings=sharding)
+    sharded = jax.device_put(images, sharding)
+    np.testing.assert_array_equal(crop(key, sharded), pad_crop_flip(key, jnp.asarray(images)))
+    program = crop.lower(key, sharded).compile().as_text()
+    for exchange in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert exchange not in program
+
+
+def test_none_changes_nothing(key):
+    images = jnp.asarray(numbered_images(3))
+    np.testing.assert_array_equal(AUGMENTATIONS["none"](key, images), images)
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_every_augmentation_keeps_range_type_and_shape(name, key):
+    images = jnp.asarray(np.random.default_rng(0).random((4, 32, 32, 3), np.float32))
+    outputs = jax.jit(AUGMENTATIONS[name])(key, images)
+    assert outputs.shape == images.shape and outputs.dtype == images.dtype
+    assert float(outputs.min()) >= 0 and float(outputs.max()) <= 1

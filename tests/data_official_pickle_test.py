@@ -1,0 +1,115 @@
+"""The restricted pickle reader runs nothing and lets no file ask for memory."""
+
+import os
+import pickle
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from score_jax.data import official_pickle
+from score_jax.types import UserError
+from tests import official_files as official
+
+IMAGES = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
+
+
+def refusal(content: bytes) -> str:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            official_pickle.load_batch(content, "FILE")
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert message.startswith("FILE") and "\n" not in message and "official" in message
+    return message
+
+
+def test_a_batch_is_read():
+    data, labels = official_pickle.load_batch(official.python2_batch("b", IMAGES, [3, 7]), "FILE")
+    np.testing.assert_array_equal(data, official.planes(IMAGES))
+    assert labels == [3, 7] and data.dtype == np.uint8
+
+
+def test_nothing_that_a_file_names_is_run(tmp_path):
+    class Run:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for protocol in range(5):
+        refusal(pickle.dumps({b"data": Run(), b"labels": []}, protocol))
+    assert not (tmp_path / "made").exists()
+    pickle.loads(pickle.dumps(Run()))  # The file would have run in Python's own reader.
+    assert (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins\neval",
+        "numpy\nload",
+        "numpy.core.multiarray\nscalar",
+        "numpy\nzeros",
+        "os\nsystem",
+    ],
+)
+def test_other_names_are_refused(name):
+    module, attribute = name.split("\n")
+    assert f"{module}.{attribute}" in refusal(b"\x80\x02c" + name.encode() + b"\n.")
+
+
+def test_a_huge_memo_number_is_refused():
+    assert "numbers a value" in refusal(b"\x80\x02}r" + struct.pack("<I", 2**31) + b".")
+
+
+def test_a_huge_array_is_refused():
+    huge = official.python2_array(np.zeros((1, 1), np.uint8)).replace(
+        struct.pack("<i", 1), struct.pack("<i", 10**6)
+    )
+    refusal(official.python2_batch("b", IMAGES, [1, 2], array=huge))
+    direct = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n(J\xff\xff\xff\x7ftU\x01b\x87R"
+    )
+    assert "NumPy's way" in refusal(official.python2_batch("b", IMAGES, [1, 2], array=direct))
+    called = b"cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R"
+    refusal(official.python2_batch("b", IMAGES, [1, 2], array=called))
+
+
+def test_a_long_string_that_is_not_there_is_refused():
+    refusal(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.")
+
+
+@pytest.mark.parametrize("dtype", [b"f4", b"O", b"i8"])
+def test_other_types_than_uint8_are_refused(dtype):
+    array = official.python2_array(np.zeros((2, 3), np.uint8), dtype)
+    content = official.python2_batch("b", IMAGES, [1, 2], array=array)
+    assert repr(dtype.decode()) in refusal(content)
+
+
+@pytest.mark.parametrize(
+    "target", [b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"cnumpy\ndtype\n"]
+)
+@pytest.mark.parametrize(
+    "state", [b"}U\x05stainK\x01s", b"N}U\x0c__defaults__)s\x86", b"N}U\x07__doc__K\x01s\x86"]
+)
+def test_a_file_cannot_alter_the_reader(target, state):
+    refusal(b"\x80\x02" + target + state + b"b.")
+    for value in official_pickle.KNOWN_NAMES.values():
+        assert not hasattr(value, "stain") and value.__doc__ != 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"\x80\x02", b"\x80\x02}.", b"\x80\x02].", pickle.dumps({b"data": 1})],
+)
+def test_what_is_no_batch_is_refused(content):
+    refusal(content)
+
+
+def test_every_truncation_is_refused():
+    content = official.python2_batch("b", IMAGES, [3, 7])
+    for end in range(0, len(content), 97):
+        refusal(content[:end])

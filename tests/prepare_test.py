@@ -1,0 +1,262 @@
+"""The data job: what it writes, what it refuses, and what a killed one leaves."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from score_jax import prepare
+from score_jax.data import builders, formats, sources
+from score_jax.types import UserError
+from tests import official_files as official
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch):
+    """CIFAR-10's entry with ten images a file; everything else as it is."""
+    spec = dataclasses.replace(sources.DATASETS["cifar10"], split_sizes={"train": 50, "test": 10})
+    monkeypatch.setitem(sources.DATASETS, "cifar10", spec)
+
+
+@pytest.fixture
+def data():
+    return official.random_cifar10()
+
+
+def write_tar(path, data):
+    return str(
+        official.write_tar(path / "p.tar.gz", "cifar-10-batches-py", official.python_files(data))
+    )
+
+
+def test_what_was_prepared_is_what_was_given(small_cifar10, data, tmp_path, capsys):
+    path = prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path / "data"))
+    assert path == str(tmp_path / "data" / "score_jax_cifar10" / "1.0.0")
+    for split, images, labels in (("train", *data[:2]), ("test", *data[2:])):
+        found = sources.read_split("cifar10", split, str(tmp_path / "data"))
+        np.testing.assert_array_equal(found.images, images)
+        np.testing.assert_array_equal(found.labels, labels)
+        assert f"{split} sha256 {found.fingerprint}" in capsys.readouterr().err or split == "test"
+    left = sorted(p.name for p in (tmp_path / "data").iterdir())
+    assert left == [".score_jax_preparing_cifar10.lock", "score_jax_cifar10"]
+
+
+def test_it_tells_how_far_it_is(small_cifar10, data, tmp_path, capsys):
+    prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "writing train: 50 of 50 images (100%)" in output.err
+    assert "notice: 0 of 6 official files have this content" in output.err
+    assert "prepared in" in output.err.splitlines()[-1]
+
+
+def test_a_second_time_says_it_is_there(small_cifar10, data, tmp_path, capsys):
+    first = prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in pathlib.Path(first).iterdir()}
+    capsys.readouterr()
+    assert prepare.prepare("cifar10", ("absent",), str(tmp_path)) == first
+    assert "already prepared" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in pathlib.Path(first).iterdir()}
+
+
+def test_official_content_is_recognised(small_cifar10, data, tmp_path, monkeypatch, capsys):
+    source = str(official.write_npz(tmp_path / "c.npz", data))
+    splits = formats.read_cifar10((source,), (32, 32, 3), {"train": 50, "test": 10})
+    hashes = {s: formats.binary_hashes(splits[s], n) for s, n in (("train", 5), ("test", 1))}
+    monkeypatch.setitem(prepare.OFFICIAL, "cifar10", hashes)
+    prepare.prepare("cifar10", (source,), str(tmp_path))
+    assert "equals the official one, byte for byte" in capsys.readouterr().err
+
+
+def test_the_known_official_hashes_are_complete():
+    hashes = [h for split in formats.OFFICIAL_CIFAR10.values() for h in split]
+    assert [len(split) for split in formats.OFFICIAL_CIFAR10.values()] == [5, 1]
+    assert len(set(hashes)) == 6 and all(len(bytes.fromhex(h)) == 32 for h in hashes)
+
+
+def refusal(name, files, data_dir) -> str:
+    with pytest.raises(UserError) as caught:
+        prepare.prepare(name, files, str(data_dir))
+    assert "\n" not in str(caught.value)
+    assert sources.find(name, str(data_dir)) is None
+    left = [p.name for p in pathlib.Path(data_dir).iterdir() if p.is_dir()]
+    assert left == []
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("label, part", [(10, "label 10"), (3, "images a class")])
+def test_wrong_labels_are_refused(label, part, small_cifar10, data, tmp_path):
+    data[1][data[1] == 4] = label
+    message = refusal("cifar10", (write_tar(tmp_path, data),), tmp_path / "data")
+    assert part in message
+
+
+def test_the_real_name_needs_the_real_counts(data, tmp_path):
+    source = str(official.write_npz(tmp_path / "c.npz", data))
+    assert "50000" in refusal("cifar10", (source,), tmp_path / "data")
+
+
+def test_missing_sources_are_refused(tmp_path):
+    assert "--source" in refusal("cifar10", (), tmp_path)
+    assert "--source" in refusal("cifar10_ddpm", (), tmp_path)
+    assert "does not exist" in refusal("cifar10", ("absent",), tmp_path)
+    assert "unknown dataset 'imagenet'" in str(
+        pytest.raises(UserError, prepare.prepare, "imagenet").value
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot be written .* give another with --data_dir"):
+            prepare.prepare("digits", data_dir=str(folder))
+
+
+def test_too_little_space_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
+    assert "0 MiB free" in refusal("digits", (), tmp_path)
+
+
+def write_generated(path, count=25):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = generator.integers(0, 10, count)
+    np.savez(path, image=images, label=labels)
+    return images, labels
+
+
+@pytest.mark.parametrize("name", [n for n, s in sources.DATASETS.items() if s.extends])
+def test_generated_images_are_prepared(name, tmp_path):
+    images, labels = write_generated(tmp_path / "g.npz")
+    prepare.prepare(name, (str(tmp_path / "g.npz"),), str(tmp_path))
+    found = sources.train_split(name, str(tmp_path))
+    np.testing.assert_array_equal(found.images, images)
+    np.testing.assert_array_equal(found.labels, labels)
+    with pytest.raises(UserError, match="no split 'test'"):
+        sources.test_split(name, str(tmp_path))
+
+
+def test_damage_that_shows_while_writing_leaves_nothing(tmp_path):
+    write_generated(tmp_path / "g.npz")
+    content = bytearray((tmp_path / "g.npz").read_bytes())
+    content[50_000] ^= 1
+    (tmp_path / "g.npz").write_bytes(content)
+    files = (str(tmp_path / "g.npz"),)
+    assert "damaged or cut short" in refusal("cifar10_ddpm", files, tmp_path / "data")
+
+
+PROGRAM = """
+import os, signal, sys
+from score_jax import prepare
+if sys.argv[2] == "killed":
+    real = prepare.builders.write
+    def write(*args, report, **options):
+        def kill(line):
+            if "test" in line:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, report=kill, **options)
+    prepare.builders.write = write
+print(prepare.prepare("digits", data_dir=sys.argv[1]))
+"""
+
+
+def start(folder, how):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), how],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    mine = tmp_path / ".score_jax_preparing_digits-by-hand"
+    (tmp_path / "score_jax_digits").mkdir()
+    (tmp_path / ".score_jax_other").mkdir()
+    mine.write_text("a file of the user")
+    process = start(tmp_path, "killed")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    unfinished = [p for p in tmp_path.glob(".score_jax_preparing_digits-*") if p.is_dir()]
+    assert len(unfinished) == 1 and any(unfinished[0].rglob("*array_record*"))
+    assert sources.find("digits", str(tmp_path)) is None
+    prepare.prepare("digits", data_dir=str(tmp_path))
+    assert f"removing {unfinished[0].name}" in capsys.readouterr().err
+    assert not unfinished[0].exists()
+    assert mine.read_text() == "a file of the user" and (tmp_path / ".score_jax_other").is_dir()
+    assert len(sources.train_split("digits", str(tmp_path))) == 1438
+
+
+def test_two_at_once_prepare_it_once(tmp_path):
+    pytest.importorskip("sklearn")
+    processes = [start(tmp_path, "whole") for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0] != ""
+    errors = outputs[0][1] + outputs[1][1]
+    assert errors.count("already prepared") == 1 and errors.count(": prepared in") == 1
+
+
+def test_the_list_tells_what_is_prepared_and_how_to_prepare_the_rest(tmp_path):
+    pytest.importorskip("sklearn")
+    prepare.prepare("digits", data_dir=str(tmp_path))
+    lines = prepare.list_datasets(str(tmp_path)).splitlines()
+    assert str(tmp_path) in lines[0] and len(lines) == 1 + len(sources.DATASETS)
+    digits = next(line for line in lines if line.split()[0] == "digits")
+    assert "1438 train, 359 test; prepared in" in digits
+    cifar10 = next(line for line in lines if line.split()[0] == "cifar10")
+    assert "50000 train, 10000 test; run: score-jax data prepare cifar10 --source=" in cifar10
+
+
+def test_info_tells_counts_content_mean_and_deviation(small_cifar10, data, tmp_path):
+    prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
+    text = prepare.info("cifar10", str(tmp_path))
+    assert "train: 50 images of 32x32x3" in text and "test: 10 images" in text
+    assert "airplane 5, automobile 5" in text and "truck 1" in text
+    assert builders.fingerprint(data[0], data[1].astype(np.int32)) in text
+    pixels = data[0].reshape(-1, 3) / 255
+    assert "mean " + ", ".join(f"{v:.4f}" for v in pixels.mean(0)) in text
+    assert "std  " + ", ".join(f"{v:.4f}" for v in pixels.std(0)) in text
+    with pytest.raises(UserError, match="data prepare digits"):
+        prepare.info("digits", str(tmp_path))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images in {SHARED}")
+def test_the_real_images_are_the_same_in_all_forms(tmp_path, capsys):
+    """About half a minute; nothing else here needs the real counts."""
+    module = importlib.util.spec_from_file_location("unpack", SHARED / "unpack.py")
+    unpack = importlib.util.module_from_spec(module)
+    module.loader.exec_module(unpack)
+    splits = {split: unpack.cifar10(split) for split in ("train", "test")}
+    unpack.cifar10 = splits.__getitem__
+    for form in ("cifar10-py", "cifar10-bin", "cifar10-npz"):
+        unpack.main(form, str(tmp_path))
+    spec = sources.DATASETS["cifar10"]
+    for file in ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10.npz"):
+        found = formats.read_cifar10((str(tmp_path / file),), spec.image_shape, spec.split_sizes)
+        for split, (images, labels) in splits.items():
+            blocks = np.concatenate(list(found[split].blocks()))
+            np.testing.assert_array_equal(blocks, images)
+            np.testing.assert_array_equal(found[split].labels, labels)
+    prepare.prepare("cifar10", (str(tmp_path / "cifar-10-batches-bin"),), str(tmp_path))
+    assert "notice: 0 of 6 official files" in capsys.readouterr().err
+    train = sources.train_split("cifar10", str(tmp_path))
+    np.testing.assert_array_equal(train.images, splits["train"][0])
+    np.testing.assert_array_equal(train.labels, splits["train"][1])
+    assert len(list(pathlib.Path(train.path).glob("*-train.array_record-*"))) > 1
+    pixels = train.images.reshape(-1, 3)
+    np.testing.assert_allclose(pixels.mean(0) / 255, spec.mean, atol=1e-4)
+    np.testing.assert_allclose(pixels.std(0) / 255, spec.std, atol=2e-4)
