@@ -35,7 +35,8 @@ def _manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(folder, options=options)
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 class Checkpoints:
@@ -54,7 +55,10 @@ class Checkpoints:
         restored = self._last.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), about=ocp.args.JsonRestore()
+                state=ocp.args.PyTreeRestore(
+                    abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+                ),
+                about=ocp.args.JsonRestore(),
             ),
         )
         return restored.state, Best(**restored.about["best"])
@@ -75,7 +79,7 @@ class Checkpoints:
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.PyTreeSave(state),
                     about=ocp.args.JsonSave({**about, "config": self._config}),
                 ),
             )
