@@ -1,0 +1,43 @@
+"""SCORE on CIFAR-10 with 1M generated images, L∞ 8/255 (Pang et al., ICML 2022, "SE").
+
+Command:
+  score-jax train --config=configs/cifar10_score.py:model=wrn-28-10-swish --workdir=DIR
+  score-jax train --config=configs/cifar10_score.py:smoke --workdir=DIR     (laptop, real images only)
+Data: score-jax data prepare cifar10 --source=cifar-10-python.tar.gz
+      score-jax data prepare cifar10_ddpm --source=cifar10_ddpm.npz
+Expected (published, clean / AutoAttack; not reproduced here):
+  wrn-28-10-swish beta=3 88.61 / 61.04, beta=4 88.10 / 61.51
+  wrn-70-16-swish beta=3 89.01 / 63.35, beta=4 88.57 / 63.74
+Cost: 39,200 steps of 512 images, 27 forward-equivalents each; WRN-28-10 2.8e19 multiply-adds.
+The GPU count of the published runs is not stated, so neither is their BatchNorm group count.
+
+Arguments: model=NAME, beta=NUMBER, threat=linf|l2, smoke.
+"""
+
+from configs import common
+
+PUBLISHED = {
+    ("wrn-28-10-swish", 3.0): dict(clean=0.8861, autoattack=0.6104),
+    ("wrn-28-10-swish", 4.0): dict(clean=0.8810, autoattack=0.6151),
+    ("wrn-70-16-swish", 3.0): dict(clean=0.8901, autoattack=0.6335),
+    ("wrn-70-16-swish", 4.0): dict(clean=0.8857, autoattack=0.6374),
+}
+
+
+def get_config(arg: str = ""):
+    arg = common.parse_arg(arg, model="wrn-28-10-swish", beta=4.0, threat="linf", smoke=False)
+    config = common.default()
+    config.model.name = arg.model
+    config.objective.beta = arg.beta
+    config.data.generated = "cifar10_ddpm"
+    # "Haiku init": the first step's last forward replaces the initial statistics.
+    config.batchnorm.first_step_momentum = 1.0
+    common.set_threat(config, arg.threat)
+    if arg.smoke:
+        common.cifar10_smoke(config)
+    return config
+
+
+def sweep():
+    for beta in (3.0, 4.0, 5.0):
+        yield {"objective.beta": beta}
