@@ -17,8 +17,8 @@ FLOORS = {
     "writers workdir command_line stopping timing",
     2: "models attacks objectives data",
     3: "train_state train_step evaluation checkpoint recipes preflight artifact",
-    4: "train export torch_bridge torch_models official_autoattack compare interop prepare "
-    "evaluate report submit analysis",
+    4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
+    "interop prepare evaluate report submit analysis",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -28,13 +28,10 @@ NEIGHBOURS = {
     "config_rules": {"overrides"},
     "workdir": {"config"},
     "train_step": {"train_state"},
-    "evaluation": {"train_state"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "train_step"},
-    "export": {"interop", "torch_models"},
-    "interop": {"torch_models"},
-    "torch_bridge": {"interop", "torch_models"},
-    "official_autoattack": {"torch_bridge", "interop", "torch_models", "export"},
+    "export": {"interop"},
+    "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
     "report": {"export"},
     "__main__": {"cli"},
@@ -47,9 +44,10 @@ CONFINED = {
     "tensorflow_datasets": "data prepare",
     "array_record": "data prepare",
     "sklearn": "data",
-    "torch": "torch_bridge torch_models official_autoattack compare interop export",
-    "pyautoattack": "official_autoattack",
-    "autoattack": "official_autoattack",
+    "torch": "torch_bridge torch_models official_autoattack autoattack_adapter compare interop "
+    "export",
+    "pyautoattack": "autoattack_adapter",
+    "autoattack": "autoattack_adapter",
     "absl.flags": "cli command_line __main__",
     "absl.app": "",
     "rich": "cli __main__ writers",
@@ -106,8 +104,10 @@ class Tree:
 def unit(module: str) -> str:
     """The name under score_jax that has a floor; `report_html` belongs to `report`."""
     parts = module.split(".")
-    name = parts[1] if len(parts) > 1 else "__init__"
-    return name if name in FLOOR_OF else name.partition("_")[0]
+    name = whole = parts[1] if len(parts) > 1 else "__init__"
+    while name and name not in FLOOR_OF:
+        name = name.rpartition("_")[0]
+    return name or whole
 
 
 def within(module: str, allowed: str) -> bool:

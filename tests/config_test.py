@@ -39,6 +39,8 @@ def test_a_recipe_replaces_a_section_and_mistakes_in_fields_are_refused():
     ("texts", "message"),
     [
         (["eps=8"], "config.eps=8 is not a radius in pixel units: images are in [0, 1]; write 8/2"),
+        (["eps=1"], "config.eps=1 is not a radius in pixel units"),
+        (["attack.eps=None"], "config.attack.eps=None is not optional; give it a value"),
         (["attack.eps=8"], "config.attack.eps=8 is not a radius"),
         (["eps=-8/255"], "config.eps=-0.0313725 is negative"),
         (["eps=nan"], "config.eps=nan is not a finite number"),
@@ -127,6 +129,12 @@ def test_json_holds_the_same_config():
     assert again.eps == 8 / 255
     assert again.optimizer.weight_decay_roles == ("kernel", "bias")
     assert again.is_locked
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "{"])
+def test_text_that_is_no_config_is_refused(text):
+    with pytest.raises(ValueError):
+        config_module.from_json(text)
 
 
 def test_differences_name_fields_and_both_values():
