@@ -180,8 +180,8 @@ def parse(text: str, current: Any, kind: type, name: str) -> Any:
     """
     if issubclass(kind, tuple):
         return _parse_tuple(text, current, name)
-    if kind is type(None):
-        return text
+    if kind is type(None):  # Declared without a type: what the text looks like.
+        return _literal(text)
     try:
         return parse_scalar(text, kind)
     except ValueError:

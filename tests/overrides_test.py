@@ -64,6 +64,14 @@ def test_text_becomes_a_value_of_the_field(text, field, value):
     assert type(found) is type(value)
 
 
+def test_fields_that_show_no_type_take_what_the_text_looks_like():
+    config = config_module.default()
+    config.objective = dict(name="score", milestones=(), extra=None)
+    overrides.apply(config, ["objective.milestones=75,0.5,late", "objective.extra=3"])
+    assert config.objective.milestones == (75, 0.5, "late")
+    assert config.objective.extra == 3
+
+
 def test_an_optional_field_is_cleared_again():
     texts = ["batchnorm.first_step_momentum=1", "batchnorm.first_step_momentum=None"]
     assert overrides.apply(config_module.default(), texts).batchnorm.first_step_momentum is None
@@ -125,6 +133,23 @@ def test_a_bad_recipe_is_one_line(recipe, text, arg, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_recipe_may_refuse_in_its_own_words(recipe):
+    path = recipe("""
+        from score_jax.types import UserError
+
+        def get_config():
+            raise UserError("told")
+        """)
+    with pytest.raises(UserError, match="^told$"):
+        config_module.load(path)
+
+
+def test_a_recipe_is_a_python_file(tmp_path):
+    (tmp_path / "recipe.txt").write_text("")
+    with pytest.raises(UserError, match="its name ends in .py"):
+        config_module.load(str(tmp_path / "recipe.txt"))
+
+
 def test_a_recipe_is_found_from_here_and_next_to_the_package(recipe, tmp_path, monkeypatch):
     recipe(GOOD, "near.py")
     monkeypatch.chdir(tmp_path)
@@ -132,8 +157,10 @@ def test_a_recipe_is_found_from_here_and_next_to_the_package(recipe, tmp_path, m
     assert overrides.find_recipe("near") == (tmp_path / "near.py").resolve()
     common_file = overrides.ROOT / "configs" / "common.py"
     assert overrides.find_recipe("configs/common.py") == common_file
-    with pytest.raises(UserError, match="--config=far.py: no such file"):
+    with pytest.raises(UserError, match="--config=far.py: no such file; known: .*configs/"):
         overrides.find_recipe("far.py")
+    with pytest.raises(UserError, match="did you mean configs/cifar10_score.py?"):
+        overrides.find_recipe("configs/cifar10_scor.py")
 
 
 def test_loading_leaves_the_module_path_alone(recipe):
