@@ -16,6 +16,14 @@ from score_jax.command_line import Call, Job, UsageError, describe, overview, pa
 
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
+# Libraries that only some jobs need, and the extra that brings them.
+EXTRAS = {
+    "torch": "torch",
+    "pyautoattack": "torch",
+    "matplotlib": "plots",
+    "sklearn": "quickstart",
+    "tensorboardX": "logs",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,9 +62,14 @@ def _run(label: str, job: Job, call: Call) -> int:
         if call.log_level == "debug":
             traceback.print_exc()
         return _refuse(label, error)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        remedy = f"pip install 'score_jax[{EXTRAS[error.name]}]'"
+        return _refuse(label, f"this job needs {error.name}; {remedy}")
 
 
-def _refuse(label: str, error: Exception) -> int:
+def _refuse(label: str, error: Exception | str) -> int:
     print(f"{label}: {' '.join(str(error).split())}", file=sys.stderr)
     return REFUSED
 

@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import shlex
 import subprocess
 import sys
@@ -65,14 +64,9 @@ def recipe(tmp_path):
     return str(path)
 
 
-def door(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "score_jax", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=overrides.ROOT,
-        env={**os.environ, **environment},
-    )
+def shell(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=overrides.ROOT)
 
 
 def test_help_of_everything_without_loading_jax():
@@ -83,9 +77,7 @@ def test_help_of_everything_without_loading_jax():
         "assert cli.main(['train', '--wokdir=a']) == 2\n"
         "assert not {'jax', 'torch', 'numpy', 'rich'} & set(sys.modules)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=overrides.ROOT
-    )
+    run = shell("-c", code)
     assert run.returncode == 0, run.stderr
     for name, entry in cli.JOBS.items():
         assert f"score-jax {name}: {entry.summary}\nExample:\n  score-jax {name}" in run.stdout
@@ -253,19 +245,14 @@ def test_export_and_report_get_their_flags(job):
 
 
 def test_data_gets_its_flags(job, capsys):
-    for action in ("prepare", "list_datasets", "info"):
+    prepared = (("mnist",), dict(sources=("a", "b"), data_dir="d"))
+    for action, words, expected in (
+        ("prepare", ["prepare", "mnist", "--source=a", "--source=b"], prepared),
+        ("list_datasets", ["list"], (("d",), {})),
+        ("info", ["info", "mnist"], (("mnist", "d"), {})),
+    ):
         calls = job("prepare", action, "told")
-        words = dict(
-            prepare=["prepare", "mnist", "--source=a", "--source=b"],
-            list_datasets=["list"],
-            info=["info", "mnist"],
-        )[action]
         assert cli.main(["data", *words, "--data_dir=d"]) == 0
-        expected = dict(
-            prepare=(("mnist",), dict(sources=("a", "b"), data_dir="d")),
-            list_datasets=(("d",), {}),
-            info=(("mnist", "d"), {}),
-        )[action]
         assert calls == [expected]
     assert capsys.readouterr().out == "told\n" * 3
 
@@ -278,6 +265,8 @@ def test_data_gets_its_flags(job, capsys):
          "score-jax report: [Errno 28] No space left on device: '/a'\n"),
         (PermissionError(13, "Permission denied", "/a"), 2,
          "score-jax report: [Errno 13] Permission denied: '/a'\n"),
+        (ModuleNotFoundError("No", name="torch"), 2,
+         "score-jax report: this job needs torch; pip install 'score_jax[torch]'\n"),
         (KeyboardInterrupt(), 130, "score-jax report: interrupted\n"),
     ],
 )  # fmt: skip
@@ -294,14 +283,15 @@ def test_debug_shows_the_traceback(job, capsys):
     assert "Traceback" in err and err.endswith("score-jax report: told\n")
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(job):
-    job("report", "report", ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError("No", name="jaxs")])
+def test_a_mistake_of_ours_keeps_its_traceback(job, error):
+    job("report", "report", error)
+    with pytest.raises(type(error)):
         cli.main(["report", "--workdir=a"])
 
 
 def test_the_door_from_a_shell():
-    run = door("train", "--wokdir=a")
+    run = shell("-m", "score_jax", "train", "--wokdir=a")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "score-jax train: unknown flag --wokdir; did you mean '--workdir'?\n"
-    assert door("--help").returncode == 0
+    assert shell("-m", "score_jax", "--help").returncode == 0

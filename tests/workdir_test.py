@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_a_new_folder_holds_config_and_record(tmp_path):
     assert record["devices"] == ["cpu0"]
     assert record["versions"]["jax"]
     assert [sorted(start) for start in record["history"]] == [["argv", "host", "pid", "start"]]
+    assert datetime.fromisoformat(record["history"][0]["start"]).tzinfo
     assert run.checkpoints.is_dir() and run.best.is_dir() and run.logs.is_dir()
     assert run.log(3) == run.path / "logs" / "host-0003.log"
     assert run.eval("pgd40") == run.path / "eval" / "pgd40"
