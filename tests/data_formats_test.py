@@ -196,6 +196,17 @@ def test_a_header_that_promises_too_much_allocates_nothing(data, tmp_path):
     assert "1000000000" in refusal(path)
 
 
+def test_content_beyond_what_the_header_says_is_refused(data, tmp_path):
+    path = FORMS["npz"](tmp_path, data)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["x_train.npy"] += b"more"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert "x_train is longer than its header says" in refusal(path)
+
+
 def test_sources_that_are_none_of_the_forms(data, tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     assert "neither a tar nor an npz" in refusal(tmp_path / "notes.txt")

@@ -67,6 +67,17 @@ def test_a_second_time_says_it_is_there(small_cifar10, data, tmp_path, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in pathlib.Path(first).iterdir()}
 
 
+def test_what_is_there_can_be_on_a_read_only_disk(small_cifar10, data, tmp_path, monkeypatch):
+    first = prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
+
+    def read_only(*arguments):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(prepare.Path, "mkdir", read_only)
+    monkeypatch.setattr(prepare, "_only_one", read_only)
+    assert prepare.prepare("cifar10", (), str(tmp_path)) == first
+
+
 def test_official_content_is_recognised(small_cifar10, data, tmp_path, monkeypatch, capsys):
     source = str(official.write_npz(tmp_path / "c.npz", data))
     splits = formats.read_cifar10((source,), (32, 32, 3), {"train": 50, "test": 10})

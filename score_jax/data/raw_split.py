@@ -123,7 +123,7 @@ def _npz_blocks(path: Path, key: str, shape: tuple[int, ...]) -> Iterator[np.nda
                 count = min(BLOCK, shape[0] - start)
                 content = file.read(count * pixels)
                 yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
-            if file.read(1):  # Past the end, where zip's checksum is compared.
+            if file.read(1):
                 raise ValueError(f"{key} is longer than its header says")
     except READ_ERRORS as error:
         raise UserError(
