@@ -30,8 +30,16 @@ def test_a_new_folder_holds_config_and_record(tmp_path):
     assert [sorted(start) for start in record["history"]] == [["argv", "host", "pid", "start"]]
     assert datetime.fromisoformat(record["history"][0]["start"]).tzinfo
     assert run.checkpoints.is_dir() and run.best.is_dir() and run.logs.is_dir()
-    assert run.log(3) == run.path / "logs" / "host-0003.log"
-    assert run.eval("pgd40") == run.path / "eval" / "pgd40"
+
+
+def test_the_names_in_a_folder(tmp_path):
+    run = workdir.Workdir(tmp_path)
+    named = [run.config, run.run, run.metrics, run.tensorboard, run.logs, run.log(3), run.export]
+    named += [run.checkpoints, run.best, run.eval("pgd40"), run.report, run.plots]
+    assert [str(path.relative_to(tmp_path)) for path in named] == (
+        "config.json run.json metrics.jsonl tb logs logs/host-0003.log export "
+        "checkpoints checkpoints_best eval/pgd40 report.html plots"
+    ).split()
 
 
 def test_the_same_config_goes_on_and_history_grows(tmp_path):
