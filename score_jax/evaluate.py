@@ -211,6 +211,12 @@ def _test_images(artifact: Artifact, data_dir: str) -> Images:
             f"dataset {data.name!r} has images {shape}, the model of {artifact.path} takes "
             f"{expected}; judge it on the dataset it was trained on"
         )
+    num_classes = artifact.spec["model"]["num_classes"]
+    if len(data) and data.labels.max() >= num_classes:
+        raise UserError(
+            f"dataset {data.name!r} has label {data.labels.max()}, the model of {artifact.path} "
+            f"tells {num_classes} classes apart; judge it on the dataset it was trained on"
+        )
     return data
 
 

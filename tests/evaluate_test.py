@@ -1,0 +1,219 @@
+"""The evaluation job, on classifiers whose robust accuracy is known in closed form."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax import evaluate as evaluate_module
+from score_jax import evaluate_examiner
+from score_jax.data import sources
+from score_jax.evaluate import evaluate
+from score_jax.export import Artifact
+from score_jax.models import Classifier
+from score_jax.types import UserError
+
+SHAPE = (2, 2, 1)
+COUNT = 37
+
+
+def linear_artifact(path, weights, sha="a" * 64, **spec):
+    """Two classes, logits ±(w · (x - 1/2)): inside the box PGD's worst case is exact."""
+
+    def apply(params, batch_stats, images, *, normalize_by, momentum=None):
+        assert normalize_by == "running"
+        score = ((images - 0.5) * params["kernel"][None]).sum((1, 2, 3))
+        return jnp.stack([-score, score], axis=-1), batch_stats
+
+    classifier = Classifier(
+        init=None,
+        apply=apply,
+        roles={"kernel": "kernel"},
+        image_shape=SHAPE,
+        batchnorm_momentum=0.1,
+    )
+    spec = {
+        "dataset": "toy", "norm": "linf", "eps": 0.1,
+        "model": {"image_shape": list(SHAPE), "num_classes": 2},
+        "config": {"validation": {"attack": {"eps": 0.1, "num_steps": 8, "step_size": 0.03}}},
+        "sha256": {"model.safetensors": sha}, **spec,
+    }  # fmt: skip
+    return Artifact(
+        classifier=classifier, params={"kernel": jnp.asarray(weights, jnp.float32)},
+        batch_stats={}, spec=spec, path=path / "export",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data(monkeypatch):
+    random = np.random.default_rng(0)
+    # Away from 0 and 255, so that the box never helps the defender.
+    images = random.integers(90, 166, (COUNT, *SHAPE)).astype(np.uint8)
+    labels = random.integers(0, 2, COUNT).astype(np.int32)
+    split = sources.Images(
+        images=images, labels=labels, fingerprint="f" * 64, name="toy", split="test", path=""
+    )
+    monkeypatch.setattr(sources, "test_split", lambda name, data_dir: split)
+    return split
+
+
+@pytest.fixture
+def judge(monkeypatch, tmp_path, data):
+    def run(weights, *, spec=None, **options):
+        artifact = linear_artifact(tmp_path, weights, **(spec or {}))
+        monkeypatch.setattr(evaluate_module.export, "load", lambda path: artifact)
+        options = {"steps": 8, "batch_size": 16, **options}
+        evaluate(tmp_path, **options)
+        folder = tmp_path / "eval" / (options.get("name") or "pgd8")
+        return json.loads((folder / "result.json").read_text()), dict(
+            np.load(folder / "examples.npz")
+        )
+
+    return run
+
+
+WEIGHTS = np.array([1.0, -0.5, 0.25, 2.0]).reshape(SHAPE)
+
+
+def margins(data, dual):
+    score = ((data.images / 255 - 0.5) * WEIGHTS).sum((1, 2, 3))
+    return np.where(data.labels == 1, score, -score) / dual
+
+
+@pytest.mark.parametrize(
+    ("norm", "dual"), [("linf", np.abs(WEIGHTS).sum()), ("l2", np.sqrt(np.square(WEIGHTS).sum()))]
+)
+def test_a_linear_classifier_loses_exactly_what_theory_says(judge, data, norm, dual):
+    result, _ = judge(WEIGHTS, spec={"norm": norm, "eps": 0.05}, steps=40, name="pgd8")
+    distance = margins(data, dual)
+    # No image lies so near a radius that rounding decides.
+    assert all(np.abs(distance - row["eps"]).min() > 1e-5 for row in result["eps_curve"][1:])
+    assert result["clean_accuracy"] == (distance > 0).mean()
+    assert result["robust_accuracy"] == (distance > 0.05).mean()
+    for row in result["eps_curve"]:
+        assert row["accuracy"] == (distance > row["eps"]).mean()
+    assert [row["eps"] / 0.05 for row in result["eps_curve"]][:9] == pytest.approx(
+        [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+    )
+    assert 0 < result["robust_accuracy"] < result["clean_accuracy"]
+
+
+def test_the_curve_goes_on_until_nothing_is_left(judge, data):
+    result, _ = judge(WEIGHTS, eps=0.02)
+    last = result["eps_curve"][-1]
+    assert last["eps"] > 0.04 and last["accuracy"] <= 0.01
+    assert result["eps_curve"][-2]["accuracy"] > 0.01
+
+
+def test_the_whole_curve_is_one_compilation(judge, monkeypatch):
+    seen = []
+
+    class Watched(evaluate_examiner.Examiner):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            seen.append(self)
+
+    monkeypatch.setattr(evaluate_module, "Examiner", Watched)
+    result, _ = judge(WEIGHTS)
+    assert len(result["eps_curve"]) >= 9
+    assert seen[0]._layout.num_devices == len(jax.devices()) == 4
+    assert {name: jitted._cache_size() for name, jitted in seen[0].attacks.items()} == {
+        "cross_entropy": 1,
+        "margin": 1,
+    }
+
+
+def test_neither_batch_size_nor_devices_change_an_answer(judge):
+    # One short step from a random start: where it ends hangs on the draw.
+    own = {"eps": 0.1, "num_steps": 1, "step_size": 0.01}
+    spec = {"config": {"validation": {"attack": own}}}
+    options = {"spec": spec, "steps": 1, "eps_curve": False, "name": "one"}
+    small, large = (judge(WEIGHTS, batch_size=size, **options)[1] for size in (4, 500))
+    np.testing.assert_array_equal(small["adversarial"], large["adversarial"])
+    again = judge(WEIGHTS, batch_size=4, seed=1, **options)[1]
+    assert (again["adversarial"] != small["adversarial"]).any()
+
+
+def test_an_image_counts_only_if_it_withstands_both_losses(judge, monkeypatch):
+    real = evaluate_examiner.Examiner.survivors
+
+    def survivors(self, loss, indices, eps, key):
+        kept = real(self, loss, indices, 0.0, key)
+        return kept[::2] if loss == "margin" else kept[1:]
+
+    monkeypatch.setattr(evaluate_examiner.Examiner, "survivors", survivors)
+    result, _ = judge(WEIGHTS, eps_curve=False)
+    right = round(result["clean_accuracy"] * COUNT)
+    alone = [round(entry["accuracy"] * COUNT) for entry in result["attacks"]]
+    assert alone == [right - 1, -(-right // 2)]
+    assert round(result["robust_accuracy"] * COUNT) == -(-right // 2) - 1
+    assert result["attacks"][-1]["robust_accuracy"] == result["robust_accuracy"]
+
+
+def test_the_result_says_what_it_depends_on(judge, data):
+    result, examples = judge(WEIGHTS, num_examples=20)
+    assert result["official"] is False and "AutoAttack" in result["note"]
+    assert result["num_examples"] == 20 and result["eps_curve"][0]["eps"] == 0
+    assert result["eps"] == {"value": 0.1, "written": "0.1"}
+    assert (result["model_sha256"], result["data_sha256"]) == ("a" * 64, "f" * 64)
+    assert result["step_size"] == 0.03
+    assert result["step_size_rule"] == "config.validation.attack.step_size"
+    assert {"seed", "precision", "versions", "seconds", "norm"} <= result.keys()
+    # The first image of each class, whatever the classifier says of it.
+    assert examples["indices"].tolist() == [np.argmax(data.labels == c) for c in (0, 1)]
+    np.testing.assert_allclose(examples["clean"] * 255, data.images[examples["indices"]])
+    change = np.abs(examples["adversarial"] - examples["clean"])
+    assert 0.09 < change.max() <= 0.1 + 1e-6
+    score = ((examples["adversarial"] - 0.5) * WEIGHTS).sum((1, 2, 3))
+    assert examples["adversarial_predictions"].tolist() == (score > 0).astype(int).tolist()
+    # Of -log softmax: opposite to the label's direction in pixel space.
+    signs = (
+        np.sign(examples["gradients"])
+        * np.where(examples["labels"] == 1, -1, 1)[:, None, None, None]
+    )
+    np.testing.assert_array_equal(signs, np.broadcast_to(np.sign(WEIGHTS), signs.shape))
+
+
+def test_another_radius_has_the_usual_step_size(judge):
+    result, _ = judge(WEIGHTS, eps=0.05, eps_curve=False)
+    assert result["step_size"] == pytest.approx(2.5 * 0.05 / 8)
+    assert result["step_size_rule"] == "2.5 * eps / num_steps"
+    assert result["eps_curve"] == []
+
+
+def test_a_name_belongs_to_one_model(judge, tmp_path):
+    judge(WEIGHTS, eps_curve=False)
+    again, _ = judge(WEIGHTS, eps_curve=False, seed=5)
+    assert again["seed"] == 5
+    with pytest.raises(UserError, match="another model.*--name"):
+        judge(WEIGHTS, eps_curve=False, spec={"sha": "b" * 64})
+    judge(WEIGHTS, eps_curve=False, spec={"sha": "b" * 64}, name="other")
+    path = tmp_path / "eval" / "official" / "result.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"attack": "AutoAttack", "model_sha256": "a" * 64}))
+    with pytest.raises(UserError, match="another model or evaluation"):
+        judge(WEIGHTS, name="official")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": 8.0}, "write 8/255"),
+        ({"eps": -0.1}, "negative"),
+        ({"eps": 0.0}, "--eps=0 leaves nothing"),
+        ({"eps": float("nan")}, "--eps=nan"),
+        ({"steps": 0}, "--steps=0"),
+        ({"num_examples": 38}, "toy has 37 test images"),
+        ({"num_examples": -1}, "--num_examples=-1"),
+        ({"name": "../up"}, "--name=../up"),
+        ({"spec": {"model": {"image_shape": [8, 8, 3]}}}, r"images \(2, 2, 1\).*\(8, 8, 3\)"),
+        ({"spec": {"model": {"image_shape": [2, 2, 1], "num_classes": 1}}}, "tells 1 classes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(judge, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        judge(WEIGHTS, **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "eval").exists()
