@@ -146,11 +146,11 @@ def open_workdir(
     if not primary:
         return workdir
     try:
-        for folder in (workdir.path, workdir.logs, workdir.checkpoints, workdir.best):
-            folder.mkdir(parents=True, exist_ok=True)
-            if folder == workdir.path:
-                # First of all: it makes the folder recognisable, and proves that it is writable.
-                write_json_atomic(workdir.config, config_module.to_dict(config))
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        # First of all: it makes the folder recognisable, and proves that it is writable.
+        write_json_atomic(workdir.config, config_module.to_dict(config))
+        for folder in (workdir.logs, workdir.checkpoints, workdir.best):
+            folder.mkdir(exist_ok=True)
         _record_start(workdir, config, argv, devices)
     except OSError as error:
         reason = error.strerror or str(error)

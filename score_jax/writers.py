@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from score_jax.types import UserError
+from score_jax.workdir import write_text_atomic
 
 LOGGER = logging.getLogger("score_jax")
 PROGRESS = logging.getLogger("score_jax.progress")  # Kept off a terminal that shows the bar.
@@ -221,9 +222,7 @@ def drop_after(metrics: Path, step: int) -> None:
     text = metrics.read_text(errors="replace")
     kept = [line + "\n" for line in text.splitlines() if _is_kept(line, step)]
     if "".join(kept) != text:
-        temporary = metrics.with_name(f".{metrics.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(metrics)
+        write_text_atomic(metrics, "".join(kept))
 
 
 def _is_kept(line: str, step: int) -> bool:

@@ -27,6 +27,7 @@ NEIGHBOURS = {
     "config": {"config_rules", "overrides"},
     "config_rules": {"overrides"},
     "workdir": {"config"},
+    "writers": {"workdir"},
     "train_step": {"train_state"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "train_step"},
