@@ -110,7 +110,9 @@ def _write(
     name: str, spec: DatasetSpec, files: Sequence[str], unfinished: Path, final: Path
 ) -> None:
     reader = raw_split.read_generated if spec.extends else READERS[name]
-    _report(f"{name}: reading {', '.join(files) or 'the images that come with scikit-learn'}")
+    if spec.example_source and not files:
+        raise UserError(f"{name} is prepared from your own copy; run: {prepare_command(name)}")
+    _report(f"{name}: reading {', '.join(files) or 'the images that come with a library'}")
     splits = reader(files, spec.image_shape, spec.split_sizes)
     for split, raw in splits.items():
         _check_labels(name, split, raw.labels, spec)

@@ -116,8 +116,8 @@ def test_the_real_name_needs_the_real_counts(data, tmp_path):
 
 
 def test_missing_sources_are_refused(tmp_path):
-    assert "--source" in refusal("cifar10", (), tmp_path)
-    assert "--source" in refusal("cifar10_ddpm", (), tmp_path)
+    for name in ("cifar10", "cifar10_ddpm"):
+        assert f"run: score-jax data prepare {name} --source=/" in refusal(name, (), tmp_path)
     assert "does not exist" in refusal("cifar10", ("absent",), tmp_path)
     assert "unknown dataset 'imagenet'" in str(
         pytest.raises(UserError, prepare.prepare, "imagenet").value
