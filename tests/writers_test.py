@@ -97,7 +97,7 @@ def test_the_progress_line_is_the_one_people_grep(tmp_path, caplog, monkeypatch)
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(9.2, "9s"), (245, "4m05s"), (11520, "3h12m"), (90000, "1d01h"), (-3, "0s")]
+    [(9.2, "9s"), (245, "4m05s"), (11520, "3h12m"), (90000, "1d01h"), (86400, "1d00h"), (-3, "0s")]
     + [(59.7, "1m00s"), (3599.9, "1h00m"), (float("inf"), "?")],
 )
 def test_durations_have_two_units(seconds, text):
@@ -111,6 +111,7 @@ def test_a_terminal_has_a_bar_and_the_log_file_has_the_lines(tmp_path, capsys, r
         writers.LOGGER.info("a note")
     shown = capsys.readouterr().err
     assert "━" in shown and "a note" in shown and "loss 1.432" in shown
+    assert "epoch 12/400" in shown and "step 4680/39200 ETA" in shown
     assert "step 4680/39200 loss" not in shown  # The bar says it in two rows.
     log = (tmp_path / "logs" / "host-0000.log").read_text()
     assert "INFO epoch 12/400 step 4680/39200 loss 1.432" in log
