@@ -1,0 +1,111 @@
+"""Pictures of pictures: adversarial examples and input gradients."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from score_jax.report_run import Run
+from score_jax.report_style import DOTS, INK, MUTED, WIDTH, color
+
+
+def gain(changes: np.ndarray) -> float:
+    """The factor, to two digits, that makes the largest change half of the grey scale."""
+    largest = float(np.abs(changes).max())
+    return float(f"{0.499 / largest:.1e}") if largest > 0 else 1.0
+
+
+def _grid(title: str, tint: str, rows: Sequence[str], count: int) -> tuple[Figure, list[list]]:
+    """Small axes, five a line: cells[row][example]."""
+    left, gap, columns = 0.72, 0.06, 5
+    side = (WIDTH - left - 0.1) / columns - gap
+    text = 0.2
+    bands = -(-count // columns)
+    band = len(rows) * (side + text) + 0.12
+    height = 0.4 + bands * band
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
+    figure.text(
+        0.1 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold", color=tint
+    )
+    cells = [[] for _ in rows]
+    for example in range(count):
+        x = left + (example % columns) * (side + gap)
+        for row, name in enumerate(rows):
+            y = height - 0.42 - (example // columns) * band - row * (side + text) - side
+            axes = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
+            axes.set_axis_off()
+            cells[row].append(axes)
+            if example % columns == 0:
+                middle = (y + side / 2) / height
+                figure.text(0.1 / WIDTH, middle, name, va="center", color=MUTED, linespacing=1.4)
+    return figure, cells
+
+
+def _show(axes: Axes, image: np.ndarray, caption: str = "", tint: str = MUTED) -> None:
+    pixels = np.clip(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image, 0, 1)
+    axes.imshow((255 * pixels).round().astype(np.uint8), interpolation="none", aspect="auto")
+    axes.text(
+        0.5, -0.05, caption, transform=axes.transAxes, ha="center", va="top", color=tint, fontsize=7
+    )
+
+
+def examples(run: Run, tint: str) -> Figure | None:
+    """Clean and adversarial images with the answers; bold where the attack has changed them."""
+    found = run.examples
+    if found is None:
+        return None
+    changes = found.adversarial - found.clean
+    factor = gain(changes)
+    rows = ("clean", "attacked", f"change\n× {factor:g}")
+    title = f"{run.name}: test images under {found.attack}"
+    figure, cells = _grid(title, tint, rows, len(found.labels))
+    for index, label in enumerate(found.labels):
+        clean_answer = found.clean_answers[index]
+        answer = found.adversarial_answers[index]
+        if not answer:
+            answer = label if found.is_right[index] else "misclassified"
+        mark = MUTED if found.is_right[index] else INK
+        _show(cells[0][index], found.clean[index], clean_answer or label)
+        _show(cells[1][index], found.adversarial[index], answer, mark)
+        if mark == INK:
+            cells[1][index].texts[-1].set_fontweight("bold")
+        _show(cells[2][index], 0.5 + factor * changes[index])
+    return figure
+
+
+def gradients(runs: Sequence[Run]) -> Figure | None:
+    """The input gradients of every run at the same images, grey for 0, each to its own scale."""
+    shown = [
+        index
+        for index, run in enumerate(runs)
+        if run.examples is not None and run.examples.gradients is not None
+    ]
+    if not shown:
+        return None
+    clean = runs[shown[0]].examples.clean
+    shown = [index for index in shown if np.array_equal(runs[index].examples.clean, clean)]
+    rows = ("image", *(_folded(runs[index].name) for index in shown))
+    figure, cells = _grid("Gradient of the loss by the image", INK, rows, len(clean))
+    for example, image in enumerate(clean):
+        _show(cells[0][example], image, runs[shown[0]].examples.labels[example])
+        for row, index in enumerate(shown, 1):
+            gradient = runs[index].examples.gradients[example]
+            largest = np.abs(gradient).max() or 1.0
+            _show(cells[row][example], 0.5 + 0.5 * gradient / largest)
+    for text in figure.texts:
+        for index in shown:
+            if text.get_text() == _folded(runs[index].name):
+                text.set_color(color(index))
+    return figure
+
+
+def _folded(name: str, width: int = 10) -> str:
+    """A name in lines of at most `width` characters, broken after its separators."""
+    lines = [""]
+    for part in re.findall(r"[^_\-/ ]{1,10}[_\-/ ]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines[:4])

@@ -1,0 +1,196 @@
+"""The pictures of a report: which there are, and what each shows.
+
+A colour stands for a run, everywhere the same; a line is solid on clean images and dashed under
+attack. Every figure is one panel of a phone's width, so that pages can stack or pair them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from score_jax import report_pictures
+from score_jax.report_run import TIME_PARTS, Run
+from score_jax.report_style import (
+    MUTED,
+    STYLE,
+    Line,
+    color,
+    draw_lines,
+    label_ends,
+    panel,
+    percent_axis,
+)
+
+
+def draw(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Every picture that there is something for: name -> figure. The first run is the subject."""
+    with matplotlib.rc_context(STYLE):
+        figures = {
+            "validation": _validation(runs),
+            "training": _training(runs[0]),
+            "loss": _plain(runs[0], "train/loss", "Training loss"),
+            "learning_rate": _plain(runs[0], "train/learning_rate", "Learning rate"),
+            "autoattack": _autoattack(runs),
+            "eps_curve": _eps_curve(runs),
+            "time": _time(runs),
+            "gradients": report_pictures.gradients(runs),
+        }
+        for index, run in enumerate(runs):
+            figures[f"examples_{index}"] = report_pictures.examples(run, color(index))
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _names(runs: Sequence[Run], shown: Sequence[int]) -> dict[str, str]:
+    """Name -> colour of the runs shown; nothing to tell where there is one run altogether."""
+    return {runs[i].name: color(i) for i in shown} if len(runs) > 1 else {}
+
+
+def _epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch", loc="left")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(False, axis="x")
+
+
+def _accuracy_lines(title: str, lines: Sequence[Line], names: Mapping[str, str]) -> Figure | None:
+    lines = [line for line in lines if len(line.x)]
+    if not lines:
+        return None
+    figure, axes = panel(title, names, right=0.85)
+    draw_lines(axes, lines)
+    axes.set_ylim(0, 1)
+    percent_axis(axes.yaxis)
+    _epochs(axes)
+    label_ends(axes, lines)
+    return figure
+
+
+def _validation(runs: Sequence[Run]) -> Figure | None:
+    lines, shown = [], []
+    for index, run in enumerate(runs):
+        judge = run.judge
+        attack = judge.removeprefix("val/pgd").removesuffix("_accuracy")
+        mine = [Line(*run.series("val/clean_accuracy"), "clean", color(index))]
+        mine += [Line(*run.series(judge), f"PGD-{attack}", color(index), True)] if judge else []
+        lines += mine
+        shown += [index] if any(len(line.x) for line in mine) else []
+    return _accuracy_lines("Accuracy on validation images", lines, _names(runs, shown))
+
+
+def _training(run: Run) -> Figure | None:
+    lines = [
+        Line(*run.series("train/clean_accuracy"), "clean", color(0)),
+        Line(*run.series("train/adv_accuracy"), "attacked", color(0), True),
+    ]
+    return _accuracy_lines("Accuracy on training batches", lines, {})
+
+
+def _plain(run: Run, metric: str, title: str) -> Figure | None:
+    x, y = run.series(metric)
+    if not x:
+        return None
+    figure, axes = panel(title, {}, right=0.2)
+    draw_lines(axes, [Line(x, y, "", color(0))])
+    axes.set_ylim(0, 1.05 * max(y) if max(y) > 0 else 1)
+    _epochs(axes)
+    return figure
+
+
+def _bars(
+    title: str, runs: Sequence[Run], table: Mapping[str, Mapping[int, float]], digits: int
+) -> Figure | None:
+    """Fractions as horizontal bars: category -> index of the run -> value."""
+    shown = sorted({index for values in table.values() for index in values})
+    if not shown:
+        return None
+    names = _names(runs, shown)
+    row = 0.16 * len(shown) + 0.12
+    height = 0.95 + row * len(table) + (0.17 if names else 0)
+    left = 0.2 + 0.07 * max(len(category) for category in table)
+    figure, axes = panel(title, names, height, left=left, right=0.5)
+    for position, values in enumerate(table.values()):
+        for slot, index in enumerate(shown):
+            if index not in values:
+                continue
+            y = position * row + slot * 0.16
+            axes.barh(y, values[index], height=0.13, color=color(index))
+            axes.annotate(
+                f"{100 * values[index]:.{digits}f}%", (values[index], y), xytext=(4, 0),
+                textcoords="offset points", va="center", color=color(index),
+            )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(row * len(table) - 0.16, -0.16)
+    axes.set_yticks([i * row + 0.08 * (len(shown) - 1) for i in range(len(table))], list(table))
+    axes.tick_params(axis="y", colors=INK)
+    axes.grid(False, axis="y")
+    percent_axis(axes.xaxis)
+    return figure
+
+
+def _autoattack(runs: Sequence[Run]) -> Figure | None:
+    table: dict[str, dict[int, float]] = {}
+    for index, run in enumerate(runs):
+        result = run.official_result
+        if not result:
+            continue
+        table.setdefault("clean", {})[index] = result["clean_accuracy"]
+        for attack in result["attacks"]:
+            label = f"after {attack['name'].upper()}"
+            table.setdefault(label, {})[index] = attack["robust_accuracy"]
+    return _bars("AutoAttack: accuracy left after each attack", runs, table, 1)
+
+
+def _time(runs: Sequence[Run]) -> Figure | None:
+    shares = {index: run.time_shares() for index, run in enumerate(runs)}
+    table = {
+        part: {index: found[part] for index, found in shares.items() if part in found}
+        for part in TIME_PARTS
+    }
+    table = {part: values for part, values in table.items() if values}
+    return _bars("Where the training time went", runs, table, 0)
+
+
+def _eps_curve(runs: Sequence[Run]) -> Figure | None:
+    of_255 = runs[0].eps.endswith("/255")
+    scale = 255 if of_255 else 1
+    lines, shown = [], []
+    for index, run in enumerate(runs):
+        curve = run.quick_result.get("eps_curve") or []
+        if curve and run.norm == runs[0].norm:
+            x = [scale * point["eps"] for point in curve]
+            y = [point["accuracy"] for point in curve]
+            lines.append(Line(x, y, "", color(index), marker="o"))
+            shown.append(index)
+    if not lines:
+        return None
+    figure, axes = panel("Accuracy over the radius of the attack", _names(runs, shown))
+    draw_lines(axes, lines)
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0)
+    percent_axis(axes.yaxis)
+    unit = "in 1/255" if of_255 else "pixels in [0, 1]"
+    axes.set_xlabel(f"radius ε, {runs[0].norm} ({unit})", loc="left")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(False, axis="x")
+    own = scale * runs[0].config["eps"]
+    axes.axvline(own, color=MUTED, linewidth=0.8)
+    axes.annotate(
+        f"ε = {runs[0].eps} of the training", (own, 1), xytext=(4, -1), textcoords="offset points",
+        va="top", color=MUTED,
+    )  # fmt: skip
+    for index in shown:
+        result = runs[index].official_result
+        if result:
+            at = scale * result["eps"]["value"], result["robust_accuracy"]
+            axes.plot(
+                *at, marker="D", markersize=6, markerfacecolor="none", markeredgewidth=1.4,
+                color=color(index), clip_on=False,
+            )  # fmt: skip
+            axes.annotate(
+                f"AutoAttack {100 * at[1]:.1f}%", at, xytext=(8, 3), va="bottom",
+                textcoords="offset points", color=color(index),
+            )  # fmt: skip
+    return figure

@@ -1,0 +1,289 @@
+"""What a run folder tells: its metrics, its exported model, and what evaluations found of it."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_jax import config as config_module
+from score_jax.data import sources
+from score_jax.types import UserError
+from score_jax.workdir import Workdir, find_workdir
+
+NORMS = {"linf": "L∞", "l2": "L2"}
+TIME_PARTS = ("attack", "update", "input", "validation", "checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Some test images and what an attack made of them.
+
+    Attributes:
+      clean, adversarial, gradients: f32[n, h, w, c]; gradients may be absent.
+      clean_answers, adversarial_answers: a class name each, '' where it is not known.
+      is_right: bool[n], whether the adversarial image is still classified right.
+      attack: its name.
+    """
+
+    clean: np.ndarray
+    adversarial: np.ndarray
+    gradients: np.ndarray | None
+    labels: tuple[str, ...]
+    clean_answers: tuple[str, ...]
+    adversarial_answers: tuple[str, ...]
+    is_right: tuple[bool, ...]
+    attack: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run folder, read.
+
+    Attributes:
+      name: how it is called in tables and plots.
+      config: of the run, in `config.to_dict` form.
+      metrics: the lines of metrics.jsonl.
+      model: export/model.json, or {}.
+      results: evaluation name -> result.json, of the exported model only.
+      outdated: names of evaluations of another export.
+      official, quick: the names of AutoAttack's and PGD's result at the run's own eps; '' without.
+    """
+
+    workdir: Workdir
+    name: str
+    config: dict[str, Any]
+    record: dict[str, Any]
+    metrics: tuple[dict[str, float], ...]
+    model: dict[str, Any]
+    results: dict[str, dict[str, Any]]
+    outdated: tuple[str, ...]
+    official: str
+    quick: str
+    examples: Examples | None
+
+    @property
+    def eps(self) -> str:
+        return config_module.write_eps(self.config["eps"])
+
+    @property
+    def norm(self) -> str:
+        return NORMS.get(self.config["norm"], self.config["norm"])
+
+    @property
+    def official_result(self) -> dict[str, Any]:
+        return self.results.get(self.official, {})
+
+    @property
+    def quick_result(self) -> dict[str, Any]:
+        return self.results.get(self.quick, {})
+
+    @property
+    def clean_accuracy(self) -> float | None:
+        """On the test images, by the evaluation with the most of them."""
+        found = sorted(self.results.values(), key=lambda result: result["num_examples"])
+        return found[-1]["clean_accuracy"] if found else None
+
+    def series(self, metric: str) -> tuple[list[float], list[float]]:
+        """(epochs, values) of a metric; absent lines are left out."""
+        found = [(line["epoch"], line[metric]) for line in self.metrics if metric in line]
+        return [epoch for epoch, _ in found], [value for _, value in found]
+
+    @property
+    def judge(self) -> str:
+        """'val/pgd40_accuracy', the metric of the selection attack; '' without."""
+        names = {name for line in self.metrics for name in line if name.startswith("val/pgd")}
+        return max(names, default="")
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Wall-clock time of all starts that ended."""
+        total, known = 0.0, False
+        for start in self.record.get("history", ()):
+            try:
+                begun, ended = (
+                    datetime.datetime.fromisoformat(start[field]) for field in ("start", "stop")
+                )
+            except (KeyError, ValueError, TypeError):
+                continue
+            total, known = total + (ended - begun).total_seconds(), True
+        return total if known else None
+
+    def time_shares(self) -> dict[str, float]:
+        """Where the training time went, as fractions; {} where it was not measured."""
+        totals, weight = dict.fromkeys(TIME_PARTS, 0.0), 0.0
+        before = 0.0
+        for line in self.metrics:
+            if not line.get("perf/images_per_second"):
+                continue
+            seconds = (line["step"] - before) / line["perf/images_per_second"]
+            before, weight = line["step"], weight + seconds
+            for part in TIME_PARTS:
+                totals[part] += seconds * line.get(f"perf/{part}_fraction", 0.0)
+        return {part: total / weight for part, total in totals.items() if total} if weight else {}
+
+
+def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
+    """Reads a run folder; parts that are not there are empty.
+
+    Raises:
+      UserError: not the folder of a run, or a file in it that cannot be read.
+    """
+    workdir = find_workdir(path)
+    config = config_module.to_dict(workdir.read_config())
+    model = _read_json(workdir.export / "model.json")
+    sha256 = (model.get("sha256") or {}).get("model.safetensors")
+    results, outdated = {}, []
+    for file in sorted(workdir.path.glob("eval/*/result.json")):
+        result = _read_json(file)
+        if not {"clean_accuracy", "robust_accuracy", "num_examples", "eps"} <= result.keys():
+            raise UserError(f"{file} is not the result of an evaluation; move it away")
+        if sha256 and result.get("model_sha256") != sha256:
+            outdated.append(file.parent.name)
+        else:
+            results[file.parent.name] = result
+    official = _choose(results, config, is_official)
+    quick = _choose(results, config, lambda result: result.get("official") is False)
+    return Run(
+        workdir=workdir,
+        name=workdir.path.name,
+        config=config,
+        record=_read_json(workdir.run),
+        metrics=tuple(_read_metrics(workdir.metrics)),
+        model=model,
+        results=results,
+        outdated=tuple(outdated),
+        official=official,
+        quick=quick,
+        examples=_examples(workdir, config, results, quick, official, data_dir),
+    )
+
+
+def read_all(paths: Sequence[str | os.PathLike[str]], data_dir: str = "") -> list[Run]:
+    """Several run folders, each once, with names that tell them apart."""
+    folders = list(dict.fromkeys(find_workdir(path).path.resolve() for path in paths))
+    runs = [read(folder, data_dir) for folder in folders]
+    names = [run.name for run in runs]
+    return [
+        dataclasses.replace(run, name=f"{run.workdir.path.parent.name}/{run.name}")
+        if names.count(run.name) > 1
+        else run
+        for run in runs
+    ]
+
+
+def is_official(result: Mapping[str, Any]) -> bool:
+    """Whether a result is AutoAttack's in its standard form, with none of its attacks left out."""
+    return result.get("attack") == "AutoAttack" and result.get("attack_version") == "standard"
+
+
+def _choose(results: Mapping[str, Any], config: Mapping[str, Any], accept: Any) -> str:
+    """The result at the run's own radius on the most images."""
+    fitting = [
+        (result["num_examples"], name)
+        for name, result in results.items()
+        if accept(result)
+        and result.get("norm") == config["norm"]
+        and abs(result["eps"]["value"] - config["eps"]) < 1e-9
+    ]
+    return max(fitting, default=(0, ""))[1]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}); move it away") from None
+    return data if isinstance(data, dict) else {}
+
+
+def _read_metrics(path: Path) -> list[dict[str, float]]:
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # The line that a crash cut short.
+        # null stands for what was not finite.
+        numbers = {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+        if {"step", "epoch"} <= numbers.keys():
+            lines.append(numbers)
+    return lines
+
+
+def _examples(
+    workdir: Workdir,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    quick: str,
+    official: str,
+    data_dir: str,
+) -> Examples | None:
+    spec = sources.DATASETS.get(config["data"]["name"])
+    names = spec.class_names if spec else ()
+
+    def written(classes: Any) -> tuple[str, ...]:
+        return tuple(names[c] if c < len(names) else f"class {c}" for c in np.asarray(classes))
+
+    path = workdir.eval(quick) / "examples.npz"
+    if quick and path.exists():
+        found = _read_arrays(path)
+        predictions = found["adversarial_predictions"]
+        return Examples(
+            clean=found["clean"],
+            adversarial=found["adversarial"],
+            gradients=found["gradients"],
+            labels=written(found["labels"]),
+            clean_answers=written(found["clean_predictions"]),
+            adversarial_answers=written(predictions),
+            is_right=tuple((predictions == found["labels"]).tolist()),
+            attack=f"PGD-{results[quick]['num_steps']}, cross-entropy",
+        )
+    path = workdir.eval(official) / "adversarial.npz"
+    if official and path.exists():
+        return _saved_by_autoattack(_read_arrays(path), config["data"]["name"], data_dir, written)
+    return None
+
+
+def _saved_by_autoattack(
+    found: Mapping[str, np.ndarray], dataset: str, data_dir: str, written: Any
+) -> Examples | None:
+    """One image a class of what AutoAttack saved; its file holds no predictions."""
+    try:
+        clean = sources.test_split(dataset, data_dir).images
+    except UserError:
+        return None  # Without the dataset there is nothing to show them beside.
+    _, first = np.unique(found["labels"], return_index=True)
+    first = first[:10]
+    unknown = ("",) * len(first)
+    return Examples(
+        clean=clean[first].astype(np.float32) / 255,
+        adversarial=found["images"][first],
+        gradients=None,
+        labels=written(found["labels"][first]),
+        clean_answers=unknown,
+        adversarial_answers=unknown,
+        is_right=tuple(found["robust"][first].tolist()),
+        attack="AutoAttack",
+    )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not readable ({error}); run the evaluation again") from None
