@@ -183,11 +183,12 @@ def export(
     # Here, because whoever only loads an artifact needs no Orbax.
     from score_jax import checkpoint as checkpoints
 
-    found = checkpoints.load_for_export(workdir, checkpoint, weights)
+    run = find_workdir(workdir)
+    found = checkpoints.load_for_export(run, checkpoint, weights)
     config = found["config"]
     dataset = lookup(sources.DATASETS, "dataset", config["data"]["name"])
     return save_artifact(
-        find_workdir(workdir).export,
+        run.export,
         model={
             "name": config["model"]["name"],
             "num_classes": dataset.num_classes,
@@ -206,11 +207,11 @@ def export(
             "weights": weights,
             "checkpoint": checkpoint,
             "step": int(found["step"]),
-            "validation": _finite_numbers(found["metrics"]),
+            "validation": _finite_numbers(found["accuracies"]),
         },
     )
 
 
-def _finite_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    numbers = {name: float(value) for name, value in (metrics or {}).items()}
+def _finite_numbers(accuracies: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in accuracies.items()}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}

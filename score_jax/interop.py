@@ -191,7 +191,7 @@ def from_state_dict(
         ours = _from_torch_layout(values) if values.ndim == len(leaf.shape) else values
         if ours.shape != tuple(leaf.shape):
             expected = tuple(_to_torch_layout(np.empty(leaf.shape, bool)).shape)
-            reshaped.append(f"{name} is {values.shape}, the model has {expected}")
+            reshaped.append(f"{name} is {tuple(values.shape)}, the model has {expected}")
             continue
         *parents, last = path.split("/")
         tree = trees[kind]

@@ -10,7 +10,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,12 @@ from torch import nn
 import score_jax
 from score_jax import autoattack_adapter, interop, torch_bridge, torch_models
 from score_jax import config as configs
+from score_jax import official_autoattack_recount as recount
 from score_jax.artifact import WEIGHTS, Artifact, load, logits_fn
 from score_jax.config_rules import check_eps
 from score_jax.data import sources
 from score_jax.types import UserError, lookup
 from score_jax.workdir import library_versions, write_json_atomic
-
-BALL_TOLERANCE = 1e-6  # In pixel units, f32 rounding of clean image plus perturbation.
-# Two programs may disagree on images whose two best logits are this close, relative to the largest.
-TIE = 1e-4
 
 
 def bridge(artifact: Artifact, batch_size: int) -> nn.Module:
@@ -54,29 +50,7 @@ BACKENDS: dict[str, Callable[[Artifact, int], nn.Module]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Threat:
-    """norm 'linf' or 'l2'; eps in pixel units of [0, 1]."""
-
-    norm: str
-    eps: float
-
-    def distance(self, adversarial: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """f64[n], the norm of each perturbation."""
-        delta = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
-        return np.abs(delta).max(1) if self.norm == "linf" else np.sqrt(np.square(delta).sum(1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recount:
-    """What JAX says about saved adversarial images, beside what the attack claims."""
-
-    robust: np.ndarray  # bool[n]
-    disagreements: int
-    max_distance: float
-
-
-def _threat(artifact: Artifact, norm: str | None, eps: float | None) -> Threat:
+def _threat(artifact: Artifact, norm: str | None, eps: float | None) -> recount.Threat:
     norm = artifact.spec.get("norm") if norm is None else norm
     eps = artifact.spec.get("eps") if eps is None else eps
     if norm is None or eps is None:
@@ -85,7 +59,7 @@ def _threat(artifact: Artifact, norm: str | None, eps: float | None) -> Threat:
     if not math.isfinite(eps) or eps <= 0:
         raise UserError(f"eps={eps:g} is not a positive radius; write it as 8/255 for example.")
     check_eps(eps, norm)
-    return Threat(norm=norm, eps=float(eps))
+    return recount.Threat(norm=norm, eps=float(eps))
 
 
 def _select(artifact: Artifact, images: np.ndarray, labels: np.ndarray, num_examples: int):
@@ -121,6 +95,11 @@ def to_torch(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(_device())
 
 
+def from_torch(images: torch.Tensor) -> np.ndarray:
+    """f32[n, c, h, w] as f32[n, h, w, c]."""
+    return np.ascontiguousarray(images.cpu().numpy().transpose(0, 2, 3, 1))
+
+
 def _in_batches(forward: Callable, images: Any, batch_size: int) -> np.ndarray:
     with torch.no_grad():
         parts = [
@@ -128,58 +107,6 @@ def _in_batches(forward: Callable, images: Any, batch_size: int) -> np.ndarray:
             for start in range(0, len(images), batch_size)
         ]
     return np.concatenate(parts)
-
-
-def _is_tie(logits: np.ndarray) -> np.ndarray:
-    """bool[n]: rounding alone may change the prediction."""
-    second, first = np.sort(logits, axis=1)[:, -2:].T
-    return first - second <= TIE * np.maximum(1, np.abs(logits).max(1))
-
-
-def check_adversarial(
-    adversarial: np.ndarray,
-    images: np.ndarray,
-    labels: np.ndarray,
-    claimed: np.ndarray,
-    *,
-    threat: Threat,
-    logits: np.ndarray,
-) -> Recount:
-    """Compares saved adversarial images with the rules and with what the attack claims of them.
-
-    Args:
-      adversarial: f32[n, h, w, c]; images: the clean ones; labels: i64[n].
-      claimed: bool[n], which images the attack left correctly classified.
-      logits: f32[n, k], by JAX, of the adversarial images.
-
-    Raises:
-      UserError: an image outside the ball or outside [0, 1], or a prediction that differs from the
-        claim by more than rounding between two programs.
-    """
-    distance = threat.distance(adversarial, images)
-    allowed = threat.eps + BALL_TOLERANCE
-    if not (distance <= allowed).all():
-        worst = int(np.nanargmax(np.where(np.isnan(distance), np.inf, distance)))
-        raise UserError(
-            f"adversarial image {worst} is {distance[worst]:.7g} from the clean one, outside "
-            f"eps={threat.eps:.7g} ({threat.norm}); the result is not valid and was not written."
-        )
-    low, high = float(adversarial.min()), float(adversarial.max())
-    if not (low >= -BALL_TOLERANCE and high <= 1 + BALL_TOLERANCE):
-        raise UserError(
-            f"adversarial images lie in [{low:g}, {high:g}], outside [0, 1]; the result is not "
-            "valid and was not written."
-        )
-    robust = logits.argmax(1) == labels
-    differs = robust != claimed
-    if (differs & ~_is_tie(logits)).any():
-        raise UserError(
-            f"AutoAttack counts {int(claimed.sum())} of {len(labels)} images as robust, JAX counts "
-            f"{int(robust.sum())} on the saved images; the result is not valid and was not written."
-        )
-    return Recount(
-        robust=robust, disagreements=int(differs.sum()), max_distance=float(distance.max())
-    )
 
 
 @contextlib.contextmanager
@@ -245,7 +172,7 @@ def evaluate(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    threat: Threat,
+    threat: recount.Threat,
     build: Callable[[Artifact, int], nn.Module],
     backend: str,
     batch_size: int,
@@ -269,7 +196,7 @@ def evaluate(
     by_jax = logits_fn(artifact)
     clean = _in_batches(by_jax, images, batch_size)
     attacked = _in_batches(lambda part: model(part).cpu(), inputs, batch_size)
-    _check_same(clean, attacked, labels, "the clean images")
+    recount.check_same(clean, attacked, labels)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with _log_to(folder / "log.txt", report) as tell:
@@ -287,10 +214,10 @@ def evaluate(
         seconds = time.perf_counter() - start
         claimed = outcome.predictions.cpu().numpy() == labels
         saved = folder / "adversarial.npz"
-        _save_adversarial(saved, outcome.adversarial, labels, claimed)
+        recount.save_adversarial(saved, from_torch(outcome.adversarial), labels, claimed)
         with np.load(saved, allow_pickle=False) as stored:
             adversarial = stored["images"]
-        recount = check_adversarial(
+        counted = recount.check_adversarial(
             adversarial, images, labels, claimed,
             threat=threat, logits=_in_batches(by_jax, adversarial, batch_size),
         )  # fmt: skip
@@ -298,7 +225,7 @@ def evaluate(
         tell(
             f"robust accuracy {accuracy:.2%}, the worst case over {len(chosen)} attacks on "
             f"{len(labels)} images; clean accuracy {outcome.initial / len(labels):.2%}; saved "
-            f"images recounted in JAX: {recount.robust.mean():.2%}"
+            f"images recounted in JAX: {counted.robust.mean():.2%}"
         )
     result = {
         "name": name,
@@ -317,9 +244,9 @@ def evaluate(
         "flags": outcome.flags,
         "notes": notes,
         "recount": {
-            "robust_accuracy": float(recount.robust.mean()),
-            "disagreements_by_rounding": recount.disagreements,
-            "max_distance": recount.max_distance,
+            "robust_accuracy": float(counted.robust.mean()),
+            "disagreements_by_rounding": counted.disagreements,
+            "max_distance": counted.max_distance,
         },
         "seed": seed,
         "batch_size": batch_size,
@@ -335,30 +262,3 @@ def evaluate(
     }
     write_json_atomic(folder / "result.json", result)
     return result
-
-
-def _check_same(
-    ours: np.ndarray, attacked: np.ndarray, labels: np.ndarray, what: str
-) -> None:
-    """The classifier under attack must be the one that is reported."""
-    differs = (ours.argmax(1) == labels) != (attacked.argmax(1) == labels)
-    if (differs & ~_is_tie(ours)).any():
-        raise UserError(
-            f"accuracy on {what} is {(ours.argmax(1) == labels).mean():.4f} in JAX and "
-            f"{(attacked.argmax(1) == labels).mean():.4f} for the classifier under attack; they "
-            "are not the same network."
-        )
-
-
-def _save_adversarial(
-    path: Path, adversarial: torch.Tensor, labels: np.ndarray, robust: np.ndarray
-) -> None:
-    """Writes images f32[n, h, w, c], labels i32[n] and robust bool[n], atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    images = np.ascontiguousarray(adversarial.cpu().numpy().transpose(0, 2, 3, 1))
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, images=images, labels=labels.astype(np.int32), robust=robust)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

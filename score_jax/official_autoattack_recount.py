@@ -1,0 +1,118 @@
+"""What is compared with what, before and after an attack, so that a wrong number never stands."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from score_jax.types import UserError
+
+BALL_TOLERANCE = 1e-6  # In pixel units, f32 rounding of clean image plus perturbation.
+# Two programs may disagree on images whose two best logits are this close, relative to the largest.
+TIE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """norm 'linf' or 'l2'; eps in pixel units of [0, 1]."""
+
+    norm: str
+    eps: float
+
+    def distance(self, adversarial: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """f64[n], the norm of each perturbation."""
+        delta = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
+        return np.abs(delta).max(1) if self.norm == "linf" else np.sqrt(np.square(delta).sum(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recount:
+    """What JAX says about saved adversarial images, beside what the attack claims."""
+
+    robust: np.ndarray  # bool[n]
+    disagreements: int
+    max_distance: float
+
+
+def is_tie(logits: np.ndarray) -> np.ndarray:
+    """bool[n], from f32[n, k]: rounding alone may change the prediction."""
+    second, first = np.sort(logits, axis=1)[:, -2:].T
+    return first - second <= TIE * np.maximum(1, np.abs(logits).max(1))
+
+
+def check_adversarial(
+    adversarial: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    claimed: np.ndarray,
+    *,
+    threat: Threat,
+    logits: np.ndarray,
+) -> Recount:
+    """Compares saved adversarial images with the rules and with what the attack claims of them.
+
+    Args:
+      adversarial: f32[n, h, w, c]; images: the clean ones; labels: i64[n].
+      claimed: bool[n], which images the attack left correctly classified.
+      logits: f32[n, k], by JAX, of the adversarial images.
+
+    Raises:
+      UserError: an image outside the ball or outside [0, 1], or a prediction that differs from the
+        claim by more than rounding between two programs.
+    """
+    distance = threat.distance(adversarial, images)
+    allowed = threat.eps + BALL_TOLERANCE
+    if not (distance <= allowed).all():
+        worst = int(np.nanargmax(np.where(np.isnan(distance), np.inf, distance)))
+        raise UserError(
+            f"adversarial image {worst} is {distance[worst]:.7g} from the clean one, outside "
+            f"eps={threat.eps:.7g} ({threat.norm}); the result is not valid and was not written."
+        )
+    low, high = float(adversarial.min()), float(adversarial.max())
+    if not (low >= -BALL_TOLERANCE and high <= 1 + BALL_TOLERANCE):
+        raise UserError(
+            f"adversarial images lie in [{low:g}, {high:g}], outside [0, 1]; the result is not "
+            "valid and was not written."
+        )
+    robust = logits.argmax(1) == labels
+    differs = robust != claimed
+    if (differs & ~is_tie(logits)).any():
+        raise UserError(
+            f"AutoAttack counts {int(claimed.sum())} of {len(labels)} images as robust, JAX counts "
+            f"{int(robust.sum())} on the saved images; the result is not valid and was not written."
+        )
+    return Recount(
+        robust=robust, disagreements=int(differs.sum()), max_distance=float(distance.max())
+    )
+
+
+def check_same(ours: np.ndarray, attacked: np.ndarray, labels: np.ndarray) -> None:
+    """Refuses another network under attack than the one that is reported.
+
+    Args:
+      ours, attacked: f32[n, k], logits of the clean images by JAX and by the attacked network.
+
+    Raises:
+      UserError: they differ on an image by more than rounding.
+    """
+    differs = (ours.argmax(1) == labels) != (attacked.argmax(1) == labels)
+    if (differs & ~is_tie(ours)).any():
+        raise UserError(
+            f"clean accuracy is {(ours.argmax(1) == labels).mean():.4f} in JAX and "
+            f"{(attacked.argmax(1) == labels).mean():.4f} for the classifier under attack; they "
+            "are not the same network."
+        )
+
+
+def save_adversarial(
+    path: Path, adversarial: np.ndarray, labels: np.ndarray, robust: np.ndarray
+) -> None:
+    """Writes images f32[n, h, w, c], labels i32[n], and robust bool[n] as claimed, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, images=adversarial, labels=labels.astype(np.int32), robust=robust)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
