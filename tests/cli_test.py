@@ -119,7 +119,6 @@ def test_the_example_of_a_job_can_be_read(name):
             ["export", "--workdir=a", "--weights=emma"],
             "score-jax export: --weights=emma: value sho",
         ),
-        (["evaluate"], "score-jax evaluate: --workdir=DIR is needed"),
         (["evaluate", "--workdir=/nowhere"], "make it with: score-jax export --workdir=/nowhere"),
         (["evaluate", "--batch_size=0"], "score-jax evaluate: --batch_size=0: 0 is not a positive"),
         (["evaluate", "--steps=x"], "score-jax evaluate: --steps=x: invalid literal"),
@@ -143,11 +142,16 @@ def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys):
 def test_train_gets_the_resolved_config_and_tells_its_choices(job, recipe, tmp_path, capsys):
     calls = job("train", "train", {"steps": 3})
     arguments = [f"--config={recipe}:smoke", f"--workdir={tmp_path / 'run'}", "--data_dir=/data"]
-    arguments += ["--config.objective.beta=3", "--config.eps", "4/255", "--noconfig.model.remat"]
+    arguments += [
+        "--config.objective.beta=3",
+        "--config.eps",
+        "4/255",
+        "--noconfig.optimizer.nesterov",
+    ]
     assert cli.main(["train", *arguments]) == 0
     (config, folder), _ = calls[0]
     assert (config.num_epochs, config.objective.beta, config.attack.eps) == (2, 3.0, 4 / 255)
-    assert (config.data.dir, config.model.remat, config.is_locked) == ("/data", False, True)
+    assert (config.data.dir, config.optimizer.nesterov, config.is_locked) == ("/data", False, True)
     assert folder == str(tmp_path / "run")
     out, err = capsys.readouterr()
     assert json.loads(out) == {"steps": 3}
@@ -297,4 +301,5 @@ def test_the_door_from_a_shell():
     run = shell("-m", "score_jax", "train", "--wokdir=a")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "score-jax train: unknown flag --wokdir; did you mean '--workdir'?\n"
-    assert shell("-m", "score_jax", "--help").returncode == 0
+    overview = shell("-m", "score_jax", "--help")
+    assert overview.returncode == 0 and all(name in overview.stdout for name in cli.JOBS)
