@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from score_jax import report_pictures
 from score_jax.report_run import TIME_PARTS, Run
 from score_jax.report_style import (
+    INK,
     MUTED,
     STYLE,
     Line,

@@ -1,5 +1,6 @@
 """How the pictures of a report look: palette, panels, end labels, and the formats they go to."""
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -77,15 +78,15 @@ def to_svg(figure: Figure) -> str:
 def to_inline(svg: str, label: str) -> str:
     """An SVG for the inside of a page: its colours follow the page, it names no address."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # The same in every figure, and no one refers to it.
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     names = {INK: "ink", MUTED: "muted", GRID: "grid"}
     names |= {hex_: f"run-{index}" for index, hex_ in enumerate(COLORS)}
     for hex_, name in names.items():
         svg = svg.replace(hex_, f"var(--{name})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
 def panel(

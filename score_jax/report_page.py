@@ -1,0 +1,313 @@
+"""One self-contained page of a report: text, tables and drawings, no script and no network."""
+
+import html
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from score_jax.report_run import Run
+
+# Light and dark palettes of the drawings: ink, muted, grid, then the runs in order.
+STYLE_SHEET = """
+:root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --ink: #1c2126;
+  --muted: #5d6770; --grid: #e0e4e8; --warn: #8a4b00; %(light)s }
+@media (prefers-color-scheme: dark) { :root { --page: #14181c; --card: #1c2228; --ink: #e8ecef;
+  --muted: #a0abb5; --grid: #343c44; --warn: #f0b060; %(dark)s } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 60rem; background: var(--page);
+  color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .5rem; }
+p { margin: .4rem 0; max-width: 44rem; } .muted, small { color: var(--muted); }
+small { display: block; font-size: .8rem; line-height: 1.35; font-weight: 400; }
+code { font: .86em ui-monospace, Menlo, Consolas, monospace; background: var(--card);
+  padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
+.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.2rem 0 0; padding: 0; }
+.tiles > div { flex: 1 1 9rem; background: var(--card); border-radius: 8px; padding: .7rem .9rem; }
+.tiles b { display: block; font-size: 1.6rem; line-height: 1.25;
+  font-variant-numeric: tabular-nums; } .tiles .official { outline: 2px solid var(--run-0); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%%; margin: .6rem 0; font-size: .92rem; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0;
+  border-bottom: 1px solid var(--grid); }
+th { font-weight: 600; color: var(--muted); white-space: nowrap; }
+tbody th { color: var(--ink); white-space: normal; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
+  white-space: nowrap; }
+.figures { display: grid; gap: 1.2rem; margin: .8rem 0; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 22rem), 1fr)); }
+figure { margin: 0; max-width: 34rem; } figure svg { width: 100%%; height: auto; display: block; }
+svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; }
+svg image { image-rendering: pixelated; } svg * { stroke-linejoin: round; }
+.note { border-left: 3px solid var(--grid); padding: .15rem 0 .15rem .8rem; color: var(--muted); }
+.warn { border-color: var(--warn); color: var(--warn); }
+details { margin: .6rem 0; border-top: 1px solid var(--grid); padding-top: .6rem; }
+summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: 8px;
+  font-size: .8rem; line-height: 1.45; }
+.dot { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; }
+"""
+
+
+def percent(value: float | None) -> str:
+    """'61.6%', or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def duration(seconds: float | None) -> str:
+    """'1h04m', '2m05s', '9s', or a dash."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def command(job: str, run: Run) -> str:
+    """`score-jax JOB` for the folder of a run, as it is typed."""
+    return f"score-jax {job} --workdir={shlex.quote(str(run.workdir.path))}"
+
+
+def render(
+    runs: Sequence[Run], drawings: Mapping[str, str], palettes: tuple[Sequence[str], Sequence[str]]
+) -> str:
+    """The page; the first run is its subject.
+
+    Args:
+      drawings: name -> inline SVG; {} without the plotting library.
+      palettes: the colours of the runs, light and dark.
+    """
+    run = runs[0]
+    light, dark = (
+        " ".join(f"--run-{i}: {tint};" for i, tint in enumerate(palette)) for palette in palettes
+    )
+    body = [
+        f"<header><h1>{_text(run.name)}</h1>{_sentence(run)}{_tiles(run)}</header>",
+        *_warnings(runs, drawings),
+        "<h2>Results</h2>",
+        _headline(runs),
+        *_sections(run, drawings),
+        "<h2>Evaluations</h2>",
+        _evaluations(runs),
+        "<h2>How it was made</h2>",
+        *(_provenance(entry) for entry in runs),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(run.name)} – score_jax</title>"
+        f"<style>{STYLE_SHEET % {'light': light, 'dark': dark}}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _code(value: Any) -> str:
+    return f"<code>{_text(value)}</code>"
+
+
+def _note(sentence: str, is_warning: bool = False) -> str:
+    return f'<p class="note{" warn" if is_warning else ""}">{sentence}</p>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Cells are HTML already; the first column heads its row."""
+
+    def cell(tag: str, index: int, content: str) -> str:
+        return f"<{tag}{' class=number' if index in numbers else ''}>{content}</{tag}>"
+
+    lines = ["".join(cell("th", index, content) for index, content in enumerate(head))]
+    for row in rows:
+        cells = [cell("td" if index else "th", index, content) for index, content in enumerate(row)]
+        lines.append("".join(cells))
+    inside = "".join(f"<tr>{line}</tr>" for line in lines[1:])
+    return (
+        f'<div class="scroll"><table><thead><tr>{lines[0]}</tr></thead>'
+        f"<tbody>{inside}</tbody></table></div>"
+    )
+
+
+def _sentence(run: Run) -> str:
+    config = run.config
+    epochs = max((line["epoch"] for line in run.metrics), default=0)
+    progress = f"{epochs:g} of {config['num_epochs']} epochs"
+    return (
+        f'<p class="muted">{_text(config["model"]["name"])} on {_text(config["data"]["name"])}, '
+        f"objective {_text(config['objective']['name'])}, {progress}; attacks within "
+        f"{_text(run.norm)} ε = {_text(run.eps)}.</p>"
+    )
+
+
+def _tiles(run: Run) -> str:
+    official, quick = run.official_result, run.quick_result
+    tiles = []
+    if run.clean_accuracy is not None:
+        tiles.append(("", "Clean accuracy", run.clean_accuracy, "on unattacked test images"))
+    if quick:
+        words = f"{quick['num_examples']} test images; an upper estimate"
+        tiles.append(("", _pgd(quick), quick["robust_accuracy"], words))
+    if official:
+        words = f"{official['num_examples']} test images; the official figure"
+        tiles.append(("official", "AutoAttack", official["robust_accuracy"], words))
+    return '<div class="tiles">{}</div>'.format(
+        "".join(
+            f'<div class="{kind}">{_text(name)}<b>{percent(value)}</b><small>{words}</small></div>'
+            for kind, name, value, words in tiles
+        )
+    )
+
+
+def _pgd(result: Mapping[str, Any]) -> str:
+    return f"PGD-{result['num_steps']}" if "num_steps" in result else str(result.get("attack"))
+
+
+def _warnings(runs: Sequence[Run], drawings: Mapping[str, str]) -> Iterable[str]:
+    if not drawings:
+        install = _code("pip install 'score_jax[plots]'")
+        yield _note(f"The plots are left out: they need matplotlib; {install}, then report again.")
+    for run in runs:
+        name = _text(run.name)
+        if not run.model:
+            yield _note(f"{name} has no exported model yet: {_code(command('export', run))}")
+        if run.outdated:
+            names = ", ".join(_code(entry) for entry in run.outdated)
+            yield _note(
+                f"{name}: left out are results of an earlier export ({names}); measure again.", True
+            )
+        if run.model and not run.official:
+            yield _note(f"{name} was not judged yet: {_code(command('autoattack', run))}")
+        if run.model and not run.quick:
+            yield _note(f"{name} has no PGD figures yet: {_code(command('evaluate', run))}")
+
+
+def _named(run: Run, index: int) -> str:
+    dot = f'<span class="dot" style="background: var(--run-{index})"></span>'
+    facts = f"{run.config['model']['name']}, {run.config['objective']['name']}"
+    return f"{dot}{_text(run.name)}<small>{_text(facts)}</small>"
+
+
+def _counted(value: float | None, result: Mapping[str, Any]) -> str:
+    if not result:
+        return "–"
+    return f"{percent(value)}<small>{result['num_examples']} images</small>"
+
+
+def _headline(runs: Sequence[Run]) -> str:
+    rows = []
+    for index, run in enumerate(runs):
+        official, quick = run.official_result, run.quick_result
+        most = max(run.results.values(), key=lambda result: result["num_examples"], default={})
+        rows.append(
+            (
+                _named(run, index),
+                _counted(run.clean_accuracy, most),
+                _counted(quick.get("robust_accuracy"), quick),
+                f"<b>{_counted(official.get('robust_accuracy'), official)}</b>",
+                f"{_text(run.eps)}<small>{_text(run.norm)}</small>",
+                duration(run.training_seconds),
+            )
+        )
+    steps = {_pgd(run.quick_result) for run in runs if run.quick}
+    pgd = steps.pop() if len(steps) == 1 else "PGD"
+    head = ("Model", "Clean", _text(pgd), "AutoAttack<small>official</small>", "ε", "Training")
+    numbers = range(1, 6)
+    return _table(head, rows, numbers) + (
+        '<p class="muted">Accuracy on test images. Robust accuracy counts an image only if every '
+        "attack fails on it. AutoAttack's is the figure to report; PGD is quicker and weaker.</p>"
+    )
+
+
+def _figures(drawings: Mapping[str, str], names: Iterable[str]) -> str:
+    shown = [f"<figure>{drawings[name]}</figure>" for name in names if name in drawings]
+    return f'<div class="figures">{"".join(shown)}</div>' if shown else ""
+
+
+def _sections(run: Run, drawings: Mapping[str, str]) -> Iterable[str]:
+    if not drawings:
+        return
+    robustness = _figures(drawings, ("autoattack", "eps_curve"))
+    if robustness:
+        yield "<h2>Robustness</h2>"
+        yield robustness
+    yield "<h2>Training</h2>"
+    yield _figures(drawings, ("validation", "training", "loss", "learning_rate"))
+    if "validation" not in drawings:
+        yield _note(
+            "The run has not reached its first validation (config.validation.every_epochs)."
+        )
+    pictures = [name for name in drawings if name.startswith("examples_")]
+    if pictures:
+        yield "<h2>Adversarial examples</h2>"
+        yield (
+            '<p class="muted">The first test image of each class, with the answer of the model; '
+            "bold where the attack has changed it for a wrong one. Grey is no change.</p>"
+        )
+        yield _figures(drawings, pictures)
+    if "gradients" in drawings:
+        yield "<h2>What the models look at</h2>"
+        yield (
+            '<p class="muted">The gradient of the cross-entropy by the clean image, each scaled to '
+            "its largest value. Those of robust models tend to follow the object.</p>"
+        )
+        yield _figures(drawings, ("gradients",))
+    if "time" in drawings:
+        yield "<h2>Time</h2>"
+        yield _figures(drawings, ("time",))
+
+
+def _evaluations(runs: Sequence[Run]) -> str:
+    rows = []
+    for index, run in enumerate(runs):
+        for name, result in run.results.items():
+            attack = result.get("attack", "")
+            version = result.get("attack_version", "")
+            rows.append(
+                (
+                    f"{_named(run, index)}<small>{_text(name)}</small>",
+                    _text(f"{attack} {version}".strip()),
+                    percent(result["clean_accuracy"]),
+                    percent(result["robust_accuracy"]),
+                    _text(result["eps"].get("written", result["eps"].get("value"))),
+                    _text(result["num_examples"]),
+                    duration(result.get("seconds")),
+                )
+            )
+    if not rows:
+        return _note("No evaluation of the exported model is here yet.")
+    head = ("Model, result", "Attack", "Clean", "Robust", "ε", "Images", "Time")
+    return _table(head, rows, range(2, 7))
+
+
+def _provenance(run: Run) -> str:
+    record, git = run.record, run.record.get("git") or {}
+    history = record.get("history") or [{}]
+    commit = git.get("commit", "not known") + (", files changed" if git.get("dirty") else "")
+    versions = record.get("versions") or {}
+    facts = {
+        "Folder": run.workdir.path,
+        "Command": shlex.join(str(word) for word in record.get("argv", ())),
+        "Starts": len(record.get("history", ())),
+        "Last outcome": history[-1].get("outcome", "still running"),
+        "Git commit": commit,
+        "Devices": ", ".join(record.get("devices", ())),
+        "Python": record.get("python", ""),
+        "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Exported": f"{run.model.get('checkpoint', '')} checkpoint, {run.model.get('weights', '')} "
+        f"weights, step {run.model.get('step', '')}" if run.model else "",
+        "Parameters": run.model.get("num_parameters", ""),
+        **{f"sha256 of {name}": digest for name, digest in (run.model.get("sha256") or {}).items()},
+    }  # fmt: skip
+    data = {result["data_sha256"] for result in run.results.values() if "data_sha256" in result}
+    facts["sha256 of the test images"] = ", ".join(sorted(data))
+    rows = [(_text(name), _code(fact)) for name, fact in facts.items() if fact not in ("", None)]
+    return (
+        f"<details><summary>{_text(run.name)}</summary>{_table(('', ''), rows)}"
+        f"<pre>{_text(json.dumps(run.config, indent=2))}</pre></details>"
+    )
