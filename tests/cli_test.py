@@ -119,6 +119,7 @@ def test_a_run_goes_on_without_naming_its_recipe(job, tmp_path):
 def test_a_sweep_is_listed_as_commands_that_train_its_settings(job, recipe, tmp_path, capsys):
     calls = job("train", "train")
     base = [f"--config={recipe}:smoke", f"--workdir={tmp_path / 'a b'}", "--config.seed=7"]
+    base.append("--data_dir=/data")
     assert cli.main(["train", *base, "--list_sweep"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert not calls
@@ -129,7 +130,7 @@ def test_a_sweep_is_listed_as_commands_that_train_its_settings(job, recipe, tmp_
         pasted, by_index = (args for args, _ in calls[-2:])
         assert pasted[0].to_dict() == by_index[0].to_dict()
         assert pasted[0].objective.beta == (3.0, 4.0)[index]
-        assert pasted[0].seed == 7
+        assert (pasted[0].seed, pasted[0].data.dir) == (7, "/data")
         assert pasted[1] == by_index[1] == str(tmp_path / "a b" / f"objective.beta={3.0 + index}")
     assert cli.main(["train", *base, "--sweep_index=2"]) == 2
     assert "has 2 settings, 0 to 1" in capsys.readouterr().err
