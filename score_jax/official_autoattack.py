@@ -22,7 +22,7 @@ import score_jax
 from score_jax import autoattack_adapter, interop, torch_bridge, torch_models
 from score_jax import config as configs
 from score_jax import official_autoattack_recount as recount
-from score_jax.artifact import WEIGHTS, Artifact, load, logits_fn
+from score_jax.artifact import WEIGHTS, Artifact, load, logits_fn, sha256
 from score_jax.config_rules import check_eps
 from score_jax.data import sources
 from score_jax.types import UserError, lookup
@@ -110,6 +110,21 @@ def _in_batches(forward: Callable, images: Any, batch_size: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
+def _torch_threads(model: nn.Module) -> Iterator[None]:
+    """One thread for PyTorch while JAX computes on the same CPU.
+
+    PyTorch's idle threads spin, and the network needs the cores.
+    """
+    before = torch.get_num_threads()
+    if isinstance(model, torch_bridge.TorchClassifier) and jax.default_backend() == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _log_to(path: Path, report: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
     with path.open("w", buffering=1) as file:
 
@@ -154,6 +169,8 @@ def run(
     """
     loaded = artifact if isinstance(artifact, Artifact) else load(artifact)
     build = lookup(BACKENDS, "backend", backend)
+    if Path(name).name != name:
+        raise UserError(f"name={name!r} is not the name of one folder; take autoattack, say.")
     dataset = loaded.spec.get("dataset")
     if dataset is None:
         raise UserError(f"{loaded.path} names no dataset; export the run again.")
@@ -206,14 +223,17 @@ def evaluate(
         )
         for note in notes:
             tell(note)
-        outcome = autoattack_adapter.attack(
-            model, inputs, torch.from_numpy(labels).to(inputs.device),
-            norm=threat.norm, eps=threat.eps, seed=seed, version=version, attacks=chosen,
-            num_classes=num_classes, batch_size=batch_size, tell=tell, library=library,
-        )  # fmt: skip
+        with _torch_threads(model):
+            outcome = autoattack_adapter.attack(
+                model, inputs, torch.from_numpy(labels).to(inputs.device),
+                norm=threat.norm, eps=threat.eps, seed=seed, version=version, attacks=chosen,
+                num_classes=num_classes, batch_size=batch_size, tell=tell, library=library,
+            )  # fmt: skip
         seconds = time.perf_counter() - start
+        recount.check_initial(outcome.initial, attacked, labels)
         claimed = outcome.predictions.cpu().numpy() == labels
-        saved = folder / "adversarial.npz"
+        # An earlier result keeps its images until this one has passed.
+        saved = folder / "adversarial.unverified.npz"
         recount.save_adversarial(saved, from_torch(outcome.adversarial), labels, claimed)
         with np.load(saved, allow_pickle=False) as stored:
             adversarial = stored["images"]
@@ -221,6 +241,7 @@ def evaluate(
             adversarial, images, labels, claimed,
             threat=threat, logits=_in_batches(by_jax, adversarial, batch_size),
         )  # fmt: skip
+        saved = saved.replace(folder / "adversarial.npz")
         accuracy = float(claimed.mean())
         tell(
             f"robust accuracy {accuracy:.2%}, the worst case over {len(chosen)} attacks on "
@@ -251,6 +272,7 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "precision": "float32",
+        "adversarial_sha256": sha256(saved),
         "model_sha256": artifact.spec["sha256"][WEIGHTS],
         "versions": {
             **library_versions(),

@@ -105,6 +105,23 @@ def check_same(ours: np.ndarray, attacked: np.ndarray, labels: np.ndarray) -> No
         )
 
 
+def check_initial(counted: int, attacked: np.ndarray, labels: np.ndarray) -> None:
+    """Refuses an attack that started from another number of correct images.
+
+    Args:
+      counted: by the attack; attacked: f32[n, k], logits of the same network on the clean images.
+
+    Raises:
+      UserError: the counts differ by more than rounding.
+    """
+    expected = int((attacked.argmax(1) == labels).sum())
+    if abs(counted - expected) > int(is_tie(attacked).sum()):
+        raise UserError(
+            f"AutoAttack counts {counted} of {len(labels)} clean images as correct where the "
+            f"classifier has {expected}; the result is not valid and was not written."
+        )
+
+
 def save_adversarial(
     path: Path, adversarial: np.ndarray, labels: np.ndarray, robust: np.ndarray
 ) -> None:
