@@ -9,7 +9,7 @@ from score_jax.objectives.standard import Standard
 from score_jax.objectives.trades import Score, Trades
 from score_jax.types import UserError, lookup, nearest
 
-__all__ = ["Objective", "Views", "create"]
+__all__ = ["OBJECTIVES", "Objective", "Views", "create"]
 
 OBJECTIVES: dict[str, type] = {
     "standard": Standard,
