@@ -203,9 +203,9 @@ class BatchNorm(nnx.Module):
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
         wide = grouped.astype(self.scale.dtype)
         if mode.by_batch:
-            mean = wide.mean(axis=(1, 2, 3))
+            mean = _moment(wide)
             # Two passes: E[x²] - E[x]² loses digits where the mean is large.
-            var = jnp.square(wide - _spread(mean)).mean(axis=(1, 2, 3))
+            var = _moment(jnp.square(wide - _spread(mean)))
             self._record(mean[0], var[0], wide[0].size // x.shape[-1], mode.momentum)
         else:
             mean, var = self.mean[...][None], self.var[...][None]
@@ -218,6 +218,15 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         for average, value in ((self.mean, mean), (self.var, unbiased)):
             average[...] = (1 - momentum) * average[...] + momentum * lax.stop_gradient(value)
+
+
+def _moment(grouped: Array) -> Array:
+    """The mean of f[g, b, h, w, c] per group and channel, f[g, c].
+
+    First over each image, then over images: one long sum in float32 loses digits, and differently
+    on different numbers of devices.
+    """
+    return grouped.mean(axis=(2, 3)).mean(axis=1)
 
 
 def _spread(per_channel: Array) -> Array:
