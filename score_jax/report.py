@@ -55,6 +55,10 @@ def _draw(runs: Sequence[Run], folder: Path) -> dict[str, str]:
         (folder / f"{name}.svg").write_text(svg)
         (folder / f"{name}.png").write_bytes(report_style.to_png(figure))
         inline[name] = report_style.to_inline(svg, f"Plot: {name.replace('_', ' ')}")
+    for path in folder.glob("*.[ps][nv]g"):
+        # Of an earlier report: what it shows may not hold any longer.
+        if report_plots.is_name(path.stem) and path.stem not in inline:
+            path.unlink()
     return inline
 
 

@@ -2,52 +2,13 @@
 
 import html
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from score_jax.report_css import STYLE_SHEET
 from score_jax.report_run import Run
-
-# Light and dark palettes of the drawings: ink, muted, grid, then the runs in order.
-STYLE_SHEET = """
-:root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --ink: #1c2126;
-  --muted: #5d6770; --grid: #e0e4e8; --warn: #8a4b00; %(light)s }
-@media (prefers-color-scheme: dark) { :root { --page: #14181c; --card: #1c2228; --ink: #e8ecef;
-  --muted: #a0abb5; --grid: #343c44; --warn: #f0b060; %(dark)s } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 60rem; background: var(--page);
-  color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.6rem 0 .5rem; }
-p { margin: .4rem 0; max-width: 44rem; } .muted, small { color: var(--muted); }
-small { display: block; font-size: .8rem; line-height: 1.35; font-weight: 400; }
-code { font: .86em ui-monospace, Menlo, Consolas, monospace; background: var(--card);
-  padding: .1em .35em; border-radius: 4px; overflow-wrap: anywhere; }
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.2rem 0 0; padding: 0; }
-.tiles > div { flex: 1 1 9rem; background: var(--card); border-radius: 8px; padding: .7rem .9rem; }
-.tiles b { display: block; font-size: 1.6rem; line-height: 1.25;
-  font-variant-numeric: tabular-nums; } .tiles .official { outline: 2px solid var(--run-0); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%%; margin: .6rem 0; font-size: .92rem; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0;
-  border-bottom: 1px solid var(--grid); }
-th { font-weight: 600; color: var(--muted); white-space: nowrap; }
-tbody th { color: var(--ink); white-space: normal; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
-  white-space: nowrap; }
-.figures { display: grid; gap: 1.2rem; margin: .8rem 0; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 22rem), 1fr)); }
-figure { margin: 0; max-width: 34rem; } figure svg { width: 100%%; height: auto; display: block; }
-svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; }
-svg image { image-rendering: pixelated; } svg * { stroke-linejoin: round; }
-.note { border-left: 3px solid var(--grid); padding: .15rem 0 .15rem .8rem; color: var(--muted); }
-.warn { border-color: var(--warn); color: var(--warn); }
-details { margin: .6rem 0; border-top: 1px solid var(--grid); padding-top: .6rem; }
-summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: 8px;
-  font-size: .8rem; line-height: 1.45; }
-.dot { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .4em; }
-"""
 
 
 def percent(value: float | None) -> str:
@@ -109,6 +70,11 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _breakable(name: str) -> str:
+    """May go to the next line after its separators."""
+    return re.sub(r"([_/-])", r"\1<wbr>", _text(name))
+
+
 def _code(value: Any) -> str:
     return f"<code>{_text(value)}</code>"
 
@@ -141,7 +107,7 @@ def _sentence(run: Run) -> str:
     return (
         f'<p class="muted">{_text(config["model"]["name"])} on {_text(config["data"]["name"])}, '
         f"objective {_text(config['objective']['name'])}, {progress}; attacks within "
-        f"{_text(run.norm)} ε = {_text(run.eps)}.</p>"
+        f"{_text(run.norm)} ε&nbsp;=&nbsp;{_text(run.eps)}.</p>"
     )
 
 
@@ -149,7 +115,7 @@ def _tiles(run: Run) -> str:
     official, quick = run.official_result, run.quick_result
     tiles = []
     if run.clean_accuracy is not None:
-        tiles.append(("", "Clean accuracy", run.clean_accuracy, "on unattacked test images"))
+        tiles.append(("", "Clean", run.clean_accuracy, "test images as they are"))
     if quick:
         words = f"{quick['num_examples']} test images; an upper estimate"
         tiles.append(("", _pgd(quick), quick["robust_accuracy"], words))
@@ -190,13 +156,13 @@ def _warnings(runs: Sequence[Run], drawings: Mapping[str, str]) -> Iterable[str]
 def _named(run: Run, index: int) -> str:
     dot = f'<span class="dot" style="background: var(--run-{index})"></span>'
     facts = f"{run.config['model']['name']}, {run.config['objective']['name']}"
-    return f"{dot}{_text(run.name)}<small>{_text(facts)}</small>"
+    return f"{dot}{_breakable(run.name)}<small>{_breakable(facts)}</small>"
 
 
 def _counted(value: float | None, result: Mapping[str, Any]) -> str:
     if not result:
         return "–"
-    return f"{percent(value)}<small>{result['num_examples']} images</small>"
+    return f"{percent(value)}<small>n = {result['num_examples']}</small>"
 
 
 def _headline(runs: Sequence[Run]) -> str:
@@ -219,8 +185,9 @@ def _headline(runs: Sequence[Run]) -> str:
     head = ("Model", "Clean", _text(pgd), "AutoAttack<small>official</small>", "ε", "Training")
     numbers = range(1, 6)
     return _table(head, rows, numbers) + (
-        '<p class="muted">Accuracy on test images. Robust accuracy counts an image only if every '
-        "attack fails on it. AutoAttack's is the figure to report; PGD is quicker and weaker.</p>"
+        '<p class="muted">Accuracy on the first n test images. Robust accuracy counts an image '
+        "only if every attack fails on it. AutoAttack's is the figure to report; PGD is quicker "
+        "and weaker.</p>"
     )
 
 
@@ -238,16 +205,14 @@ def _sections(run: Run, drawings: Mapping[str, str]) -> Iterable[str]:
         yield robustness
     yield "<h2>Training</h2>"
     yield _figures(drawings, ("validation", "training", "loss", "learning_rate"))
-    if "validation" not in drawings:
-        yield _note(
-            "The run has not reached its first validation (config.validation.every_epochs)."
-        )
+    if not run.series("val/clean_accuracy")[0]:
+        yield _note("No validation yet; the next is due by config.validation.every_epochs.")
     pictures = [name for name in drawings if name.startswith("examples_")]
     if pictures:
         yield "<h2>Adversarial examples</h2>"
         yield (
-            '<p class="muted">The first test image of each class, with the answer of the model; '
-            "bold where the attack has changed it for a wrong one. Grey is no change.</p>"
+            '<p class="muted">The first test image of each class, with the answer of the model '
+            "below it; wrong ones are bold. In the last row grey stands for no change.</p>"
         )
         yield _figures(drawings, pictures)
     if "gradients" in drawings:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from score_jax.report_run import Run
-from score_jax.report_style import DOTS, INK, MUTED, WIDTH, color
+from score_jax.report_style import DOTS, INK, MUTED, WIDTH, color, shorten
 
 
 def gain(changes: np.ndarray) -> float:
@@ -17,60 +17,62 @@ def gain(changes: np.ndarray) -> float:
     return float(f"{0.499 / largest:.1e}") if largest > 0 else 1.0
 
 
-def _grid(title: str, tint: str, rows: Sequence[str], count: int) -> tuple[Figure, list[list]]:
+def _grid(
+    title: str, words: str, tint: str, rows: Sequence[str], count: int
+) -> tuple[Figure, list[list]]:
     """Small axes, five a line: cells[row][example]."""
     left, gap, columns = 0.72, 0.06, 5
     side = (WIDTH - left - 0.1) / columns - gap
     text = 0.2
     bands = -(-count // columns)
     band = len(rows) * (side + text) + 0.12
-    height = 0.4 + bands * band
+    height = 0.56 + bands * band
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
     figure.text(
-        0.1 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold", color=tint
+        0.05 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold", color=tint
     )
+    figure.text(0.05 / WIDTH, 1 - 0.32 / height, words, va="top", color=MUTED)
     cells = [[] for _ in rows]
     for example in range(count):
         x = left + (example % columns) * (side + gap)
         for row, name in enumerate(rows):
-            y = height - 0.42 - (example // columns) * band - row * (side + text) - side
+            y = height - 0.58 - (example // columns) * band - row * (side + text) - side
             axes = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
             axes.set_axis_off()
             cells[row].append(axes)
             if example % columns == 0:
                 middle = (y + side / 2) / height
-                figure.text(0.1 / WIDTH, middle, name, va="center", color=MUTED, linespacing=1.4)
+                figure.text(0.05 / WIDTH, middle, name, va="center", color=MUTED, linespacing=1.4)
     return figure, cells
 
 
-def _show(axes: Axes, image: np.ndarray, caption: str = "", tint: str = MUTED) -> None:
+def _show(axes: Axes, image: np.ndarray, caption: str = "", is_right: bool = True) -> None:
     pixels = np.clip(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image, 0, 1)
     axes.imshow((255 * pixels).round().astype(np.uint8), interpolation="none", aspect="auto")
     axes.text(
-        0.5, -0.05, caption, transform=axes.transAxes, ha="center", va="top", color=tint, fontsize=7
-    )
+        0.5, -0.05, caption, transform=axes.transAxes, ha="center", va="top", fontsize=7,
+        color=MUTED if is_right else INK, fontweight="normal" if is_right else "bold",
+    )  # fmt: skip
 
 
 def examples(run: Run, tint: str) -> Figure | None:
-    """Clean and adversarial images with the answers; bold where the attack has changed them."""
+    """Clean and adversarial images with the answers of the model; wrong ones are bold."""
     found = run.examples
     if found is None:
         return None
     changes = found.adversarial - found.clean
     factor = gain(changes)
     rows = ("clean", "attacked", f"change\n× {factor:g}")
-    title = f"{run.name}: test images under {found.attack}"
-    figure, cells = _grid(title, tint, rows, len(found.labels))
+    words = f"test images under {found.attack}"
+    figure, cells = _grid(shorten(run.name, 44), words, tint, rows, len(found.labels))
     for index, label in enumerate(found.labels):
         clean_answer = found.clean_answers[index]
         answer = found.adversarial_answers[index]
         if not answer:
             answer = label if found.is_right[index] else "misclassified"
-        mark = MUTED if found.is_right[index] else INK
-        _show(cells[0][index], found.clean[index], clean_answer or label)
-        _show(cells[1][index], found.adversarial[index], answer, mark)
-        if mark == INK:
-            cells[1][index].texts[-1].set_fontweight("bold")
+        clean_is_right = clean_answer in ("", label)
+        _show(cells[0][index], found.clean[index], clean_answer or label, clean_is_right)
+        _show(cells[1][index], found.adversarial[index], answer, found.is_right[index])
         _show(cells[2][index], 0.5 + factor * changes[index])
     return figure
 
@@ -87,7 +89,9 @@ def gradients(runs: Sequence[Run]) -> Figure | None:
     clean = runs[shown[0]].examples.clean
     shown = [index for index in shown if np.array_equal(runs[index].examples.clean, clean)]
     rows = ("image", *(_folded(runs[index].name) for index in shown))
-    figure, cells = _grid("Gradient of the loss by the image", INK, rows, len(clean))
+    figure, cells = _grid(
+        "Input gradients", "of the cross-entropy, grey is 0", INK, rows, len(clean)
+    )
     for example, image in enumerate(clean):
         _show(cells[0][example], image, runs[shown[0]].examples.labels[example])
         for row, index in enumerate(shown, 1):

@@ -4,7 +4,9 @@ A colour stands for a run, everywhere the same; a line is solid on clean images 
 attack. Every figure is one panel of a phone's width, so that pages can stack or pair them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,7 +25,22 @@ from score_jax.report_style import (
     label_ends,
     panel,
     percent_axis,
+    shorten,
+    spread,
 )
+
+NAMES = (
+    "validation", "training", "loss", "learning_rate", "autoattack", "eps_curve", "time",
+    "gradients",
+)  # fmt: skip
+ATTACK_NAMES = {
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
 
 
 def draw(runs: Sequence[Run]) -> dict[str, Figure]:
@@ -44,9 +61,16 @@ def draw(runs: Sequence[Run]) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
+def is_name(name: str) -> bool:
+    """Whether `draw` may give a figure this name."""
+    return name in NAMES or re.fullmatch(r"examples_\d+", name) is not None
+
+
 def _names(runs: Sequence[Run], shown: Sequence[int]) -> dict[str, str]:
-    """Name -> colour of the runs shown; nothing to tell where there is one run altogether."""
-    return {runs[i].name: color(i) for i in shown} if len(runs) > 1 else {}
+    """What tells the runs apart, with its colour; nothing where there is one run altogether."""
+    if len(runs) == 1:
+        return {}
+    return {f"■ {shorten(runs[index].name, 55)}": color(index) for index in shown}
 
 
 def _epochs(axes: Axes) -> None:
@@ -139,7 +163,7 @@ def _autoattack(runs: Sequence[Run]) -> Figure | None:
             continue
         table.setdefault("clean", {})[index] = result["clean_accuracy"]
         for attack in result["attacks"]:
-            label = f"after {attack['name'].upper()}"
+            label = f"after {ATTACK_NAMES.get(attack['name'], attack['name'])}"
             table.setdefault(label, {})[index] = attack["robust_accuracy"]
     return _bars("AutoAttack: accuracy left after each attack", runs, table, 1)
 
@@ -167,7 +191,10 @@ def _eps_curve(runs: Sequence[Run]) -> Figure | None:
             shown.append(index)
     if not lines:
         return None
-    figure, axes = panel("Accuracy over the radius of the attack", _names(runs, shown))
+    names = _names(runs, shown)
+    if any(runs[index].official for index in shown):
+        names["◇ AutoAttack"] = MUTED
+    figure, axes = panel("Accuracy under PGD of growing radius", names)
     draw_lines(axes, lines)
     axes.set_ylim(0, 1)
     axes.set_xlim(0)
@@ -182,16 +209,24 @@ def _eps_curve(runs: Sequence[Run]) -> Figure | None:
         f"ε = {runs[0].eps} of the training", (own, 1), xytext=(4, -1), textcoords="offset points",
         va="top", color=MUTED,
     )  # fmt: skip
-    for index in shown:
-        result = runs[index].official_result
-        if result:
-            at = scale * result["eps"]["value"], result["robust_accuracy"]
-            axes.plot(
-                *at, marker="D", markersize=6, markerfacecolor="none", markeredgewidth=1.4,
-                color=color(index), clip_on=False,
-            )  # fmt: skip
-            axes.annotate(
-                f"AutoAttack {100 * at[1]:.1f}%", at, xytext=(8, 3), va="bottom",
-                textcoords="offset points", color=color(index),
-            )  # fmt: skip
+    _mark_official(axes, {i: runs[i].official_result for i in shown if runs[i].official}, scale)
     return figure
+
+
+def _mark_official(axes: Axes, results: Mapping[int, Mapping[str, Any]], scale: float) -> None:
+    """A diamond for AutoAttack's figure of each run, with its value."""
+    found = sorted((result["robust_accuracy"], index) for index, result in results.items())
+    places = spread([accuracy for accuracy, _ in found], 0.085, 0.05, 1)
+    for (accuracy, index), place in zip(found, places, strict=True):
+        radius = scale * results[index]["eps"]["value"]
+        axes.plot(
+            radius, accuracy, marker="D", markersize=6, markerfacecolor="none",
+            markeredgewidth=1.4, color=color(index), clip_on=False,
+        )  # fmt: skip
+        # Curves fall: left of and below a point is room, except at the floor.
+        is_low = accuracy < 0.15
+        axes.annotate(
+            f"{100 * accuracy:.1f}%", (radius, place if is_low else place - 0.06),
+            xytext=(8 if is_low else -8, 0), ha="left" if is_low else "right", va="center",
+            textcoords="offset points", color=color(index),
+        )  # fmt: skip

@@ -170,13 +170,15 @@ def read_all(paths: Sequence[str | os.PathLike[str]], data_dir: str = "") -> lis
     """Several run folders, each once, with names that tell them apart."""
     folders = list(dict.fromkeys(find_workdir(path).path.resolve() for path in paths))
     runs = [read(folder, data_dir) for folder in folders]
-    names = [run.name for run in runs]
-    return [
-        dataclasses.replace(run, name=f"{run.workdir.path.parent.name}/{run.name}")
-        if names.count(run.name) > 1
-        else run
-        for run in runs
-    ]
+    for depth in (2, 3):
+        names = [run.name for run in runs]
+        runs = [
+            dataclasses.replace(run, name="/".join(run.workdir.path.parts[-depth:]))
+            if names.count(run.name) > 1
+            else run
+            for run in runs
+        ]
+    return runs
 
 
 def is_official(result: Mapping[str, Any]) -> bool:

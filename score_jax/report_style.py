@@ -60,6 +60,11 @@ def color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
+def shorten(name: str, length: int) -> str:
+    """A name that fits; its end is what tells runs apart."""
+    return name if len(name) <= length else f"...{name[3 - length :]}"
+
+
 def to_png(figure: Figure) -> bytes:
     """The figure on white, twice the size of a page's pixels."""
     with matplotlib.rc_context(STYLE), io.BytesIO() as file:
@@ -96,15 +101,14 @@ def panel(
     left: float = 0.46,
     right: float = 0.2,
 ) -> tuple[Figure, Axes]:
-    """A figure with a title, the names of the runs in their colours, and axes; inches."""
+    """A figure with a title, words in colours that tell the runs apart, and axes; inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
-    figure.text(0.1 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold")
-    top, x = 0.36, 0.1
-    for name, tint in names.items():
-        width = 0.068 * (len(name) + 4)
-        if x > 0.1 and x + width > WIDTH:
-            top, x = top + 0.17, 0.1
-        words = f"■ {name if len(name) < 60 else name[:57] + '...'}"
+    figure.text(0.05 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold")
+    top, x = 0.36, 0.05
+    for words, tint in names.items():
+        width = 0.063 * len(words) + 0.15
+        if x > 0.05 and x + width > WIDTH:
+            top, x = top + 0.17, 0.05
         figure.text(x / WIDTH, 1 - top / height, words, va="top", color=tint)
         x += width
     top += 0.28 if names else 0.1
@@ -112,6 +116,7 @@ def panel(
     axes = figure.add_axes(
         (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     )
+    axes.spines["bottom"].set_zorder(1)  # A line at 0% stays visible.
     return figure, axes
 
 
