@@ -263,6 +263,24 @@ def test_a_claim_that_fails_the_recount_is_not_written(
     assert before == {name: sha256(tmp_path / name) for name in before}
 
 
+@pytest.mark.parametrize(("backend", "threads"), [("bridge", 1), ("torch", 2)])
+def test_torch_leaves_the_cores_to_jax(artifact, tmp_path, monkeypatch, backend, threads):
+    seen = []
+
+    def watch(images, predictions):
+        seen.append(torch.get_num_threads())
+        return images, predictions
+
+    monkeypatch.setattr(autoattack_adapter, "attack", lying(watch))
+    torch.set_num_threads(2)
+    try:
+        run(artifact, tmp_path, num_examples=4, backend=backend)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [threads]
+
+
 def test_a_tie_may_fall_either_way():
     images, labels = np.zeros((3, 1, 1, 1), np.float32), np.array([0, 0, 0])
     logits = np.array([[1, 0], [1, 1 + 1e-6], [0, 1]], np.float32)
