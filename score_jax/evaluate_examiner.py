@@ -54,18 +54,18 @@ class Examiner:
 
     def survivors(self, loss: str, indices: np.ndarray, eps: float, key: Key) -> np.ndarray:
         """Those of `indices` that stay classified right under PGD at radius `eps`."""
-        kept = [indices[:0]]
+        key, kept = jax.device_put(key, self._layout.replicated), [indices[:0]]
         for part, batch in self._batches(indices):
-            _, predictions = self.attacks[loss](self._held, batch, key, jnp.float32(eps))
+            _, predictions = self.attacks[loss](self._held, batch, key, np.float32(eps))
             kept.append(part[np.asarray(predictions)[: len(part)] == self._data.labels[part]])
         return np.concatenate(kept)
 
     def examples(self, indices: np.ndarray, eps: float, key: Key) -> dict[str, np.ndarray]:
         """What the report shows: clean and adversarial images, answers, input gradients."""
-        found = []
+        key, found = jax.device_put(key, self._layout.replicated), []
         for part, batch in self._batches(indices):
             attack = self.attacks["cross_entropy"]
-            adversarial, predictions = attack(self._held, batch, key, jnp.float32(eps))
+            adversarial, predictions = attack(self._held, batch, key, np.float32(eps))
             answers = {
                 "adversarial": adversarial,
                 "adversarial_predictions": predictions,
