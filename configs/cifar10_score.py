@@ -2,7 +2,8 @@
 
 Command:
   score-jax train --config=configs/cifar10_score.py:model=wrn-28-10-swish --workdir=DIR
-  score-jax train --config=configs/cifar10_score.py:smoke --workdir=DIR     (laptop, real images only)
+  score-jax train --config=configs/cifar10_score.py:smoke --workdir=DIR
+  (smoke: 500 steps on real images, for a laptop)
 Data: score-jax data prepare cifar10 --source=cifar-10-python.tar.gz
       score-jax data prepare cifar10_ddpm --source=cifar10_ddpm.npz
 Expected (published, clean / AutoAttack; not reproduced here):

@@ -8,7 +8,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
-# Mixed dtypes and implicit broadcasting over ranks are errors: on an accelerator they are silent costs.
+# Mixed dtypes and implicit broadcasting over ranks are errors: elsewhere they are silent costs.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,0 +1,110 @@
+"""Checkpoints: what is kept, what a failed save leaves, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax import checkpoint, config, mesh, models, optimizers, train_state, workdir
+from score_jax.types import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return workdir.open_workdir(tmp_path / "run", config.default(), ["test"])
+
+
+@pytest.fixture
+def parts():
+    classifier = models.create(
+        "cnn-3", num_classes=10, image_shape=(8, 8, 1), mean=(0.5,), std=(0.2,)
+    )
+    rates = optimizers.create_rates(
+        name="constant", unit="step", num_epochs=1, steps_per_epoch=1, momentum=0.9,
+        learning_rate=0.1,
+    )  # fmt: skip
+    return classifier, optimizers.create(rates, classifier.roles), ("clean",)
+
+
+def state_at(parts, step, layout=None):
+    state = train_state.create(*parts, jax.random.key(step), layout or mesh.create())
+    return jax.tree.map(lambda x: x, state.__class__(**{**vars(state), "step": jnp.int32(step)}))
+
+
+def folders(path):
+    return sorted(int(entry.name) for entry in path.iterdir() if entry.name.isdigit())
+
+
+def test_newest_comes_back_with_the_best_score(run, parts):
+    saved = checkpoint.Checkpoints(run, {"seed": 0}, keep=2)
+    for step in (1, 2, 3):
+        saved.save(state_at(parts, step), checkpoint.Best(0.25, step - 1))
+    assert folders(run.checkpoints) == [2, 3]
+    layout = mesh.create()
+    state, best = saved.restore(train_state.abstract(*parts, layout))
+    assert best == checkpoint.Best(0.25, 2)
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(parts, 3))
+    assert all(leaf.sharding == layout.replicated for leaf in jax.tree.leaves(state.params))
+    saved.close()
+
+
+def test_fresh_run_has_nothing_to_restore(run, parts):
+    saved = checkpoint.Checkpoints(run, {}, keep=1)
+    assert saved.restore(train_state.abstract(*parts, mesh.create())) is None
+
+
+def test_saved_on_four_devices_loads_on_one(run, parts):
+    saved = checkpoint.Checkpoints(run, {}, keep=1)
+    saved.save(state_at(parts, 5), checkpoint.Best())
+    saved.close()
+    one = mesh.create(jax.devices()[:1])
+    state, _ = checkpoint.Checkpoints(run, {}, keep=1).restore(train_state.abstract(*parts, one))
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(state.params))
+
+
+def test_best_replaces_the_best_and_reads_back_on_the_host(run, parts):
+    saved = checkpoint.Checkpoints(run, {"seed": 7}, keep=1)
+    for step in (1, 2):
+        saved.save_best(state_at(parts, step), {"val/clean_accuracy": step / 4})
+    saved.save_best(state_at(parts, 2), {"val/clean_accuracy": 0.9})  # Already there: stays.
+    saved.close()
+    assert folders(run.best) == [2]
+    loaded = checkpoint.load_for_export(run, "best", "live")
+    assert loaded["step"] == 2 and loaded["accuracies"] == {"val/clean_accuracy": 0.5}
+    assert loaded["config"] == {"seed": 7}
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"], state_at(parts, 2).params)
+    assert isinstance(loaded["params"]["logits"]["kernel"], np.ndarray)
+
+
+def test_half_written_checkpoint_is_not_one(run, parts):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save(state_at(parts, 1), checkpoint.Best())
+    saved.close()
+    (run.checkpoints / "2.orbax-checkpoint-tmp").mkdir()
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    state, _ = saved.restore(train_state.abstract(*parts, mesh.create()))
+    assert int(state.step) == 1
+
+
+def test_full_disk_is_one_line(run, parts, monkeypatch):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saved._last, "save", full)
+    with pytest.raises(UserError, match="could not be written .*No space left.* make room"):
+        saved.save(state_at(parts, 1), checkpoint.Best())
+
+
+@pytest.mark.parametrize(
+    "which, weights, message",
+    [
+        ("best", "ema", "holds no checkpoint; train first"),
+        ("first", "ema", "checkpoints are best and last"),
+        ("last", "raw", "weights are ema and live"),
+    ],
+)
+def test_missing_checkpoints_are_refused(run, which, weights, message):
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_for_export(run, which, weights)

@@ -1,0 +1,69 @@
+"""Every config file loads, is valid, and builds, in each of its forms."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from score_jax import config as config_lib
+from score_jax import recipes
+from score_jax.types import UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES = sorted(p.name for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+FORMS = [f"{name}{argument}" for name in FILES for argument in ("", ":smoke")] + [
+    "cifar10_score.py:model=wrn-70-16-swish,beta=3",
+    "cifar10_score.py:threat=l2",
+    "cifar10_trades.py:recipe=original",
+    "cifar10_madry.py:model=wrn-34-20-relu",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_config_builds(form):
+    config = config_lib.load(f"configs/{form}")
+    config_lib.validate(config, train_size=50000)
+    run = recipes.build(config)
+    assert run.num_steps == config.num_epochs * run.steps_per_epoch > 0
+    assert config.attack.eps == config.validation.attack.eps == config.eps
+    params, _ = jax.eval_shape(run.recipe.classifier.init, jax.random.key(0))
+    assert jax.tree.leaves(params)
+    assert (CONFIGS / form.split(":")[0]).read_text().count("Command:") == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_sweep_applies(name):
+    from score_jax import overrides
+
+    try:
+        settings = overrides.load_sweep(f"configs/{name}")
+    except UserError as error:
+        assert "sweep" in str(error)
+        return
+    for setting in settings:
+        config_lib.validate(config_lib.load(f"configs/{name}", setting))
+
+
+def test_score_recipe_is_the_published_one():
+    """SCORE's README and reference numbers: 98 steps an epoch, warm-up of the average 980."""
+    config = config_lib.load("configs/cifar10_score.py")
+    run = recipes.build(config)
+    assert (run.steps_per_epoch, run.num_steps) == (98, 39200)
+    assert run.recipe.ema_warmup_steps == pytest.approx(980)
+    assert float(run.rates.learning_rate(0)) == pytest.approx(0.008)
+    assert float(run.rates.momentum(98 * 9)) == pytest.approx(0.85)
+    assert run.recipe.first_step_momentum == 1.0
+    assert run.recipe.attack.num_steps == 10 and run.judge.attack.num_steps == 40
+    assert run.judge.loss == "margin" and run.recipe.attack_statistics == "batch"
+
+
+def test_l2_attack_is_the_one_of_the_score_code():
+    attack = recipes.build(config_lib.load("configs/cifar10_score.py:threat=l2")).recipe.attack
+    assert attack.step_size == pytest.approx(0.10039, abs=1e-5)
+    assert attack.start == "normal" and attack.threat.zero_gradient == "noise"
+
+
+def test_generated_set_is_no_training_set():
+    config = config_lib.load("configs/cifar10_score.py", ["data.name=cifar10_ddpm"])
+    with pytest.raises(UserError, match="train on cifar10 with --config.data.generated"):
+        recipes.build(config)
