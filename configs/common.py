@@ -51,7 +51,7 @@ def digits(smoke: bool = False) -> ConfigDict:
         config.eps = 0.2
         config.num_epochs = 2 if smoke else 60
         config.data.name = "digits"
-        config.data.batch_size = 128
+        config.data.batch_size = 64
         config.data.validation_size = 128
         config.data.augmentation = "none"
         config.model = dict(name="cnn-3", remat=False)
