@@ -206,7 +206,7 @@ def _eps_curve(runs: Sequence[Run]) -> Figure | None:
     own = scale * runs[0].config["eps"]
     axes.axvline(own, color=MUTED, linewidth=0.8)
     axes.annotate(
-        f"ε = {runs[0].eps} of the training", (own, 1), xytext=(4, -1), textcoords="offset points",
+        f"ε = {runs[0].eps} of the run", (own, 1), xytext=(4, -1), textcoords="offset points",
         va="top", color=MUTED,
     )  # fmt: skip
     _mark_official(axes, {i: runs[i].official_result for i in shown if runs[i].official}, scale)

@@ -179,8 +179,8 @@ def test_the_page_shows_the_numbers_of_every_run(pair):
     )
     assert re.search(r"cifar10_natural.* 95\.1% n = 10000 0\.0% n = 10000 0\.0% n = 1000", row)
     assert "AutoAttack official" in row and "2h30m" in row and "L∞" in row
-    # After each attack; the radius of training; class names; the gain of the differences.
-    for words in ("after APGD-CE", "60.3%", "57.4%", "ε = 8/255 of the training", "× 16"):
+    # After each attack; the radius of the run; class names; the gain of the differences.
+    for words in ("after APGD-CE", "60.3%", "57.4%", "ε = 8/255 of the run", "× 16"):
         assert words in text
     assert text.count("airplane") >= 2 and "frog" in text
     for fact in ("0123456789abcdef", SHA, "da7a" * 16, "NVIDIA H200", "0.10.2", "36479194"):
