@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from score_jax.metrics import Mean
 from score_jax.mesh import Layout
+from score_jax.metrics import Mean
 from score_jax.models import Classifier
 from score_jax.types import Array, BatchStats, Key, Params
 

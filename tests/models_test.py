@@ -49,6 +49,14 @@ def test_running_statistics_stay_and_batch_statistics_move(name, key):
     assert jax.tree.structure(stats) == jax.tree.structure(moved)
 
 
+def test_arrays_of_the_caller_are_never_written(key):
+    classifier = create("cnn-3")
+    params, stats = jax.tree.map(np.array, classifier.init(key))
+    before = jax.tree.map(np.copy, stats)
+    classifier.apply(params, stats, images(), normalize_by=NormalizeBy.BATCH)
+    jax.tree.map(np.testing.assert_array_equal, stats, before)
+
+
 def test_roles_cover_the_parameters(name, key):
     classifier = create(name)
     params, _ = jax.eval_shape(classifier.init, key)

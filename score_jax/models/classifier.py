@@ -60,7 +60,9 @@ def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.Stat
         ]
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise UserError(f"{name} do not fit this model: {shown}.")
-    return jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(dict(values)))
+    # As JAX arrays: a forward pass would record its statistics into a NumPy array in place.
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(dict(values))]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier:
