@@ -42,6 +42,7 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     run = recipes.build(config)
     layout = layout or mesh.create()
     layout.check_divides(config.data.batch_size, "config.data.batch_size")
+    pipeline.open_training_data(config)
     images, labels = pipeline.validation_images(config)
 
     primary = jax.process_index() == 0

@@ -117,7 +117,7 @@ def minimized(
 def _measures(loss: Array, gradients: Params, views: Views, labels: Array) -> dict[str, Mean]:
     measures = {
         "train/loss": Mean.of(loss[None]),
-        "train/gradient_norm": Mean.of(optax.global_norm(gradients)[None]),
+        "train/gradient_norm": Mean.of(optax.tree.norm(gradients)[None]),
     }
     for name, logits in (
         ("train/clean_accuracy", views.clean_logits),

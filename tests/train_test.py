@@ -249,6 +249,7 @@ def test_natural_training_has_no_attack_and_no_adversarial_metrics(data_dir, tmp
         ("objective.name=skore", "unknown config.objective.name"),
         ("data.name=digit", "did you mean 'digits'"),
         ("data.dir=/nowhere", "not prepared in /nowhere"),
+        ("data.generated=cifar10_ddpm", "holds no generated images for data.name=digits"),
     ],
 )
 def test_mistakes_write_nothing(override, message, data_dir, tmp_path):
