@@ -19,7 +19,7 @@ class Mean:
 
     @staticmethod
     def zero() -> "Mean":
-        return Mean(jnp.zeros(()), jnp.zeros(()))
+        return Mean(jnp.float32(0), jnp.float32(0))
 
     @staticmethod
     def of(values: Array) -> "Mean":

@@ -170,13 +170,13 @@ class Linear(nnx.Module):
 
 def zero_bias(key, shape):
     del key
-    return jnp.zeros(shape[-1:])
+    return jnp.zeros(shape[-1:], jnp.float32)
 
 
 def fan_in_bias(key, shape):
     """U(±1/√fan_in): PyTorch's default bias."""
     bound = 1 / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape[-1:], minval=-bound, maxval=bound)
+    return jax.random.uniform(key, shape[-1:], jnp.float32, -bound, bound)
 
 
 class BatchNorm(nnx.Module):
@@ -190,10 +190,9 @@ class BatchNorm(nnx.Module):
     eps = 1e-5
 
     def __init__(self, channels, *, momentum, groups):
-        self.scale = BatchNormParam(jnp.ones(channels))
-        self.bias = BatchNormParam(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
+        zeros, ones = jnp.zeros(channels, jnp.float32), jnp.ones(channels, jnp.float32)
+        self.scale, self.bias = BatchNormParam(ones), BatchNormParam(zeros)
+        self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
         self.momentum, self.groups = momentum, groups
 
     def __call__(self, x, mode: Mode):
