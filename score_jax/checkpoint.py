@@ -6,6 +6,9 @@ the data. Orbax writes to a temporary folder and renames: a killed save leaves n
 """
 
 import dataclasses
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,23 @@ def _manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
     )
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+def _reason(error: Exception) -> str:
+    """The cause in a few words: TensorStore's messages are paths upon paths around them."""
+    text = " ".join(str(error).split())
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    return text[:200]
+
+
+def _check_room(folder: Path, state: Any) -> None:
+    """Refuses to begin a save that cannot end; TensorStore's threads fail noisily half-way."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if free < 1.1 * needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes into {free}")
 
 
 class Checkpoints:
@@ -76,6 +96,7 @@ class Checkpoints:
         if step in manager.all_steps():
             return
         try:
+            _check_room(manager.directory, state)
             manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -84,7 +105,7 @@ class Checkpoints:
                 ),
             )
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors.
-            reason = " ".join(str(error).split())[:200]
+            reason = _reason(error)
             raise UserError(
                 f"checkpoint {manager.directory}/{step} could not be written ({reason}); the "
                 "earlier ones are whole: make room, then give the same command again"

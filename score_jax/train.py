@@ -1,5 +1,6 @@
 """The training job: `train` reads from top to bottom as what a run needs."""
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -73,7 +74,8 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
         outcome = "finished" if step == run.num_steps else "stopped"
     finally:
         if primary:
-            place.stop(outcome, step=step)
+            with contextlib.suppress(OSError):  # A full disk: what failed first is told.
+                place.stop(outcome, step=step)
         checkpoints.close()
     if outcome == "stopped":
         LOGGER.info("stopped and saved at step %d; the same command goes on from there", step)

@@ -38,6 +38,8 @@ class ConsoleHandler(logging.StreamHandler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         own = record.name.partition(".")[0] == LOGGER.name
+        if record.exc_info and not own:
+            return False  # What a library raises is told once, by whoever catches it.
         if self.bar_is_shown and record.name == PROGRESS.name:
             return False
         return own or record.levelno >= logging.WARNING

@@ -1,5 +1,7 @@
 """Checkpoints: what is kept, what a failed save leaves, what is refused."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,11 +92,21 @@ def test_full_disk_is_one_line(run, parts, monkeypatch):
     saved = checkpoint.Checkpoints(run, {}, keep=2)
 
     def full(*arguments, **named):
-        raise OSError(28, "No space left on device")
+        raise ValueError("RESOURCE_EXHAUSTED: a/b/c: No space left on device [os_error_code='28']")
 
     monkeypatch.setattr(saved._last, "save", full)
-    with pytest.raises(UserError, match="could not be written .*No space left.* make room"):
+    expected = r"could not be written \(No space left on device\); .* make room"
+    with pytest.raises(UserError, match=expected):
         saved.save(state_at(parts, 1), checkpoint.Best())
+
+
+def test_save_that_does_not_fit_is_not_begun(run, parts, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    with pytest.raises(UserError, match="No space left on device"):
+        saved.save(state_at(parts, 1), checkpoint.Best())
+    assert not list(run.checkpoints.iterdir())
 
 
 @pytest.mark.parametrize(
