@@ -77,6 +77,7 @@ def digits(smoke: bool = False) -> ConfigDict:
 def set_threat(config: ConfigDict, threat: str) -> None:
     """L∞ 8/255 with steps of 2/255, or L2 128/255 as the SCORE code attacks it: steps of 2·eps/K
     from a start of 0.001·normal, noise where the gradient is zero; validation steps of 15/255.
+    The step is set here, for 128/255 and 10 steps; whoever overrides eps or K sets it too.
 
     Raises:
       ValueError: another name.

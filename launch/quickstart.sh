@@ -7,11 +7,13 @@
 # The same command again goes on where it stopped. QUICKSTART_SHORT=1: a few steps and images only,
 # to see that everything works; its numbers mean nothing.
 set -euo pipefail
+from="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in
   -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
-out="${1:-runs/quickstart}"
+out="${1:-$PWD/runs/quickstart}"
+case "$out" in /*) ;; *) out="$from/$out" ;; esac
 . launch/environment.sh
 
 variant="" examples=0

@@ -32,23 +32,22 @@ class Best:
 
 
 def _manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
+    """`keep=None` only reads: a run may be saving in the same folder."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=keep is not None,
+        read_only=keep is None,
     )
     handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
-def _reason(error: Exception) -> str:
-    """The cause in a few words: TensorStore's messages are paths upon paths around them."""
-    text = " ".join(str(error).split())
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
-        if os.strerror(code) in text:
-            return os.strerror(code)
-    return text[:200]
+def _storage_failure(error: Exception) -> str | None:
+    """What the storage refused, in a few words, out of TensorStore's long message; else None."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
 
 
 def _check_room(folder: Path, state: Any) -> None:
@@ -70,18 +69,28 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> tuple[TrainState, Best] | None:
         """The newest state, laid out as `abstract`, and the best so far; None in a fresh run."""
         step = self._last.latest_step()
+        # Selected after the state that the run goes on from: it is not part of what follows.
+        for later in [s for s in self._best.all_steps() if step is None or s > step]:
+            self._best.delete(later)
         if step is None:
             return None
-        restored = self._last.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract)
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
+        try:
+            restored = self._last.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(abstract, restore_args=arguments),
+                    about=ocp.args.JsonRestore(),
                 ),
-                about=ocp.args.JsonRestore(),
-            ),
-        )
-        return restored.state, Best(**restored.about["best"])
+            )
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise UserError(
+                f"checkpoint {self._last.directory}/{step} is damaged or of another version "
+                f"({' '.join(str(error).split())[:150]}); move that folder away: the same command "
+                "then goes on from the one before"
+            ) from error
+        best = Best(**restored.about["best"])
+        return restored.state, best if best.step in self._best.all_steps() else Best()
 
     def save(self, state: TrainState, best: Best) -> None:
         """Saves the whole run at its step; a step that is saved already stays as it is."""
@@ -97,19 +106,24 @@ class Checkpoints:
             return
         try:
             _check_room(manager.directory, state)
-            manager.save(
+            is_saved = manager.save(
                 step,
+                force=True,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
                     about=ocp.args.JsonSave({**about, "config": self._config}),
                 ),
             )
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors.
-            reason = _reason(error)
+            reason = _storage_failure(error)
+            if reason is None:
+                raise
             raise UserError(
                 f"checkpoint {manager.directory}/{step} could not be written ({reason}); the "
                 "earlier ones are whole: make room, then give the same command again"
             ) from error
+        if not is_saved:
+            raise RuntimeError(f"Orbax skipped checkpoint {manager.directory}/{step}")
 
     def close(self) -> None:
         self._last.close()

@@ -35,12 +35,12 @@ BOUNDS = {
     "num_epochs": (1, True, None),
     "steps_per_epoch": (0, True, None),
     "data.batch_size": (1, True, None),
-    "data.validation_size": (0, True, None),
+    "data.validation_size": (1, True, None),
     "data.generated_fraction": (0.0, False, 1.0),
     "data.prefetch": (0, True, None),
     "batchnorm.groups": (1, True, None),
     "batchnorm.first_step_momentum": (0.0, True, math.nextafter(1.0, 2.0)),
-    "attack.num_steps": (0, True, None),
+    "attack.num_steps": (1, True, None),
     "optimizer.momentum": (0.0, True, 1.0),
     "optimizer.weight_decay": (0.0, True, None),
     "optimizer.clip_norm": (0.0, True, None),
@@ -49,7 +49,7 @@ BOUNDS = {
     "ema.warmup_fraction": (0.0, True, math.nextafter(1.0, 2.0)),
     "validation.every_epochs": (1, True, None),
     "validation.batch_size": (1, True, None),
-    "validation.attack.num_steps": (0, True, None),
+    "validation.attack.num_steps": (1, True, None),
     "checkpoint.every_epochs": (1, True, None),
     "checkpoint.keep": (1, True, None),
     "log.every_steps": (1, True, None),
@@ -82,10 +82,10 @@ def validate(config: ConfigDict, reference: ConfigDict, train_size: int | None) 
         norm = fields[name.replace("eps", "norm")]
         check_eps(fields[name], norm, f"config.{name}")
     for attack in ("attack", "validation.attack"):
-        if fields[f"{attack}.num_steps"] > 0 and fields[f"{attack}.step_size"] <= 0:
+        if fields[f"{attack}.step_size"] <= 0:
             raise UserError(
-                f"config.{attack}.step_size={fields[f'{attack}.step_size']} must be above 0 with "
-                f"num_steps={fields[f'{attack}.num_steps']}; write 2/255, or num_steps=0"
+                f"config.{attack}.step_size={fields[f'{attack}.step_size']} must be above 0; "
+                "write 2/255"
             )
     _check_sizes(config, train_size)
     return _warnings(fields)
@@ -168,10 +168,9 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
                 f"config.{name}.step_size*num_steps={reach:.4g} cannot reach the boundary of the "
                 f"ball, eps={fields[f'{name}.eps']:.4g}, from the clean image"
             )
-    idle = fields["attack.num_steps"] == 0 and fields["attack.start"] == "zero"
-    if idle and fields["objective.name"] != "standard":
+    if fields.get("schedule.cycle_momentum") and fields["optimizer.momentum"] != 0.9:
         warnings.append(
-            "config.attack.num_steps=0 with start='zero' returns the clean images: objective "
-            f"{fields['objective.name']!r} trains without an attack"
+            f"config.optimizer.momentum={fields['optimizer.momentum']} is not used: the schedule "
+            "cycles the momentum; set config.schedule.cycle_momentum=false"
         )
     return warnings

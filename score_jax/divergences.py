@@ -6,7 +6,7 @@ Notation of the papers: s = softmax(z); n and a mark clean ("natural") and adver
 import jax
 import jax.numpy as jnp
 
-from score_jax.types import Array, UserError, lookup
+from score_jax.types import Array
 
 # The two meanings of "label smoothing" in the published code.
 # uniform: (1 - ls)·onehot + ls/K for every class (cross-entropy recipes).
@@ -15,14 +15,7 @@ SMOOTHINGS = ("uniform", "others")
 
 
 def target_probs(labels: Array, num_classes: int, smoothing: float, convention: str) -> Array:
-    """The targets f32[b, k] of labels i32[b]: one-hot, or smoothed by one of `SMOOTHINGS`.
-
-    Raises:
-      UserError: unknown convention.
-    """
-    lookup(dict.fromkeys(SMOOTHINGS), "config.objective.smoothing", convention)
-    if not 0 <= smoothing < 1:
-        raise UserError(f"config.objective.label_smoothing={smoothing} must lie in [0, 1)")
+    """The targets f32[b, k] of labels i32[b]: one-hot, or smoothed by one of `SMOOTHINGS`."""
     onehot = jax.nn.one_hot(labels, num_classes)
     spread = smoothing / (num_classes if convention == "uniform" else num_classes - 1)
     return onehot * (1 - num_classes * spread) + spread

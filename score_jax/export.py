@@ -166,9 +166,7 @@ def _check_replaceable(path: Path) -> None:
         raise UserError(f"{path} holds {foreign[0]!r}, not written by export; move it away.")
 
 
-def export(
-    workdir: str | os.PathLike[str], checkpoint: str = "best", weights: str = "ema"
-) -> Path:
+def export(workdir: str | os.PathLike[str], checkpoint: str = "best", weights: str = "ema") -> Path:
     """Writes DIR/export of a run.
 
     Args:

@@ -45,15 +45,15 @@ def compute(means: dict[str, Mean]) -> dict[str, float]:
 
 
 def check_finite(values: dict[str, float], first_step: int, last_step: int) -> None:
-    """Stops a run whose loss is no number.
+    """Stops a run in which something is no number any more; called before every save.
 
     Raises:
-      UserError: naming the metric and the steps.
+      UserError: naming it and the steps.
     """
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
                 f"{name} became {value} between steps {first_step} and {last_step}; the saved "
-                "checkpoints are from before; lower config.schedule.learning_rate or set "
-                "config.optimizer.clip_norm"
+                "checkpoints are from before; in a new --workdir, lower "
+                "config.schedule.learning_rate or set config.optimizer.clip_norm"
             )

@@ -22,7 +22,7 @@ class Run:
       rates: the schedules, for the log.
       classifier: the network at the precision of evaluation.
       judge: the validation attack.
-      steps_per_epoch, num_steps: of the optimizer.
+      steps_per_epoch, num_train_steps: of the optimizer.
     """
 
     recipe: Recipe
@@ -30,7 +30,7 @@ class Run:
     classifier: models.Classifier
     judge: Judge
     steps_per_epoch: int
-    num_steps: int
+    num_train_steps: int
 
 
 def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> models.Classifier:
@@ -62,6 +62,12 @@ def build(config: ConfigDict) -> Run:
         )
     steps_per_epoch = config_lib.steps_per_epoch(config, train_size)
     objective = objectives.create(**config.objective)
+    update_order = tuple(config.batchnorm.update_order)
+    if objective.forwards != ("joint",) and not set(update_order) & set(objective.forwards):
+        raise UserError(
+            f"config.batchnorm.update_order={update_order} records none of the forward passes of "
+            f"objective {config.objective.name!r}: {', '.join(objective.forwards)}; name one"
+        )
     fields = dict(config.attack)
     statistics = models.NormalizeBy(fields.pop("statistics"))
     rates = optimizers.create_rates(
@@ -80,7 +86,7 @@ def build(config: ConfigDict) -> Run:
         objective=objective,
         attack=None if objective.forwards == ("clean",) else attacks.create(**fields),
         attack_statistics=statistics,
-        update_order=tuple(config.batchnorm.update_order),
+        update_order=update_order,
         first_step_momentum=config.batchnorm.first_step_momentum,
         optimizer=optimizers.create(rates, classifier.roles, **optimizer),
         num_classes=spec.num_classes,
@@ -97,5 +103,5 @@ def build(config: ConfigDict) -> Run:
         classifier=create_classifier(config, spec, config.precision.evaluation),
         judge=judge,
         steps_per_epoch=steps_per_epoch,
-        num_steps=config.num_epochs * steps_per_epoch,
+        num_train_steps=config_lib.num_train_steps(config, train_size),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from score_jax import checkpoint, evaluation, mesh, metrics, recipes, train_state, workdir, writers
@@ -62,16 +63,19 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
         restored = checkpoints.restore(train_state.abstract(*parts, layout))
         if restored:
             state, best = restored
-            LOGGER.info("going on from step %d of %d", int(state.step), run.num_steps)
+            LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
         else:
             state = train_state.create(*parts, init_key, layout)
             best = checkpoint.Best()
         step = int(state.step)
-        if step < run.num_steps:
+        if step < run.num_train_steps:
             validation = evaluation.place(images, labels, config.validation.batch_size, layout)
             loop = Loop(config, run, layout, place, checkpoints, validation, keys)
             step, best = loop.run(state, best, is_restored=bool(restored))
-        outcome = "finished" if step == run.num_steps else "stopped"
+        outcome = "finished" if step == run.num_train_steps else "stopped"
+    except KeyboardInterrupt:  # While compiling, before there is a loop to stop.
+        outcome = "stopped"
+        raise
     finally:
         if primary:
             with contextlib.suppress(OSError):  # A full disk: what failed first is told.
@@ -106,6 +110,7 @@ class Loop:
         self._checkpoints, self._validation = checkpoints, validation
         self._key, self._validation_key = keys
         self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
+        self._norm = jax.jit(optax.tree.norm)
         self._timer = Timer(config.data.batch_size)
         self._pending: tuple[int, Any] | None = None
 
@@ -129,7 +134,7 @@ class Loop:
 
         self._writer = writers.Writer(
             self._place.metrics,
-            num_steps=run.num_steps,
+            num_steps=run.num_train_steps,
             num_epochs=config.num_epochs,
             start_step=step,
             tensorboard=self._place.tensorboard if config.log.tensorboard else None,
@@ -141,39 +146,48 @@ class Loop:
                 # The order matters: an evaluation describes the state that is then saved, lines
                 # are written before the state they describe, a batch is taken after the save.
                 if not is_restored and self._due(step, config.validation.every_epochs):
+                    self._check(state, step)
                     best = self._validate(state, step, best)
-                is_due = not is_restored and self._due(step, config.checkpoint.every_epochs)
+                is_due = not is_restored and (
+                    self._due(step, config.checkpoint.every_epochs) or best.step == step
+                )
                 if is_due or stop.requested:
-                    self._flush()
+                    self._check(state, step)
                     with self._timer.measuring("checkpoint"):
                         self._checkpoints.save(state, best)
-                if step == run.num_steps or stop.requested:
+                if step == run.num_train_steps or stop.requested:
                     return step, best
                 is_restored = False
 
                 state, sums = step_fn(state, batch, self._key)
                 step += 1
                 self._flush()  # One step late, so that the device never waits for the host.
-                if step % config.log.every_steps == 0 or step == run.num_steps:
+                if step % config.log.every_steps == 0 or step == run.num_train_steps:
                     self._pending = step, sums
-                if step < run.num_steps:
+                if step < run.num_train_steps:
                     with self._timer.measuring("input"):
                         batch = next(batches)
 
+    def _check(self, state: TrainState, step: int) -> None:
+        """Writes what is pending, and refuses to go on with weights that are no numbers."""
+        self._flush()
+        every = self._config.log.every_steps
+        norm = float(self._norm((state.params, state.ema_params, state.batch_stats)))
+        metrics.check_finite({"the norm of the weights": norm}, max(step - every, 0), step)
+
     def _batches(self, step: int) -> Iterator[Any]:
-        for batch in pipeline.train_batches(self._config, step, self._run.num_steps - step):
+        for batch in pipeline.train_batches(self._config, step, self._run.num_train_steps - step):
             yield self._layout.put_batch({name: batch[name] for name in ("images", "labels")})
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every_steps = every_epochs * self._run.steps_per_epoch
-        return step > 0 and (step % every_steps == 0 or step == self._run.num_steps)
+        return step > 0 and (step % every_steps == 0 or step == self._run.num_train_steps)
 
     def _validate(self, state: TrainState, step: int, best: checkpoint.Best) -> checkpoint.Best:
         """Validates the averaged weights; keeps them where they are at least as good as the best.
 
         Adversarial training is judged by the attack, natural training by its clean accuracy.
         """
-        self._flush()
         with self._timer.measuring("validation"):
             key = jax.random.fold_in(self._validation_key, step)
             accuracies = evaluation.accuracies(
@@ -203,5 +217,6 @@ class Loop:
         epoch = step / self._run.steps_per_epoch
         self._writer.write(step, epoch, values)
         self._writer.progress(step, epoch, values)
-        first_step = step - self._config.log.every_steps
+        every = self._config.log.every_steps
+        first_step = (step - 1) // every * every
         metrics.check_finite({"train/loss": values["train/loss"]}, first_step, step)

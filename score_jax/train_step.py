@@ -1,6 +1,7 @@
 """One training step: inner maximization, outer minimization, update."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -83,15 +84,15 @@ def minimized(
     params: Params,
     batch_stats: BatchStats,
     images: Array,
-    adversarial_images: Array | None,
+    adv_images: Array | None,
     labels: Array,
     momentum: Array | None = None,
 ) -> tuple[Array, tuple[BatchStats, Views]]:
     """The outer loss f32[], the statistics it leaves, and the logits it saw."""
     objective = recipe.objective
-    inputs = {"clean": images, "adversarial": adversarial_images}
+    inputs = {"clean": images, "adversarial": adv_images}
     if objective.forwards == ("joint",):
-        inputs["joint"] = jnp.concatenate([images, adversarial_images])
+        inputs["joint"] = jnp.concatenate([images, adv_images])
         recording = ("joint",)
     else:
         recording = tuple(name for name in recipe.update_order if name in objective.forwards)
@@ -106,7 +107,7 @@ def minimized(
         logits["clean"], logits["adversarial"] = jnp.split(logits["joint"], 2)
     views = Views(
         clean_logits=logits.get("clean"),
-        adversarial_logits=logits.get("adversarial"),
+        adv_logits=logits.get("adversarial"),
         target_probs=divergences.target_probs(
             labels, recipe.num_classes, objective.label_smoothing, objective.smoothing
         ).astype(next(iter(logits.values())).dtype),
@@ -121,7 +122,7 @@ def _measures(loss: Array, gradients: Params, views: Views, labels: Array) -> di
     }
     for name, logits in (
         ("train/clean_accuracy", views.clean_logits),
-        ("train/adv_accuracy", views.adversarial_logits),
+        ("train/adv_accuracy", views.adv_logits),
     ):
         if logits is not None:
             measures[name] = Mean.of(correct(logits, labels))
@@ -149,9 +150,9 @@ def train_step(
         images = images.astype(jnp.float32) / 255
     images = recipe.augment(augment_key, images)
 
-    adversarial_images = None
+    adv_images = None
     if recipe.attack is not None:
-        adversarial_images = maximize(
+        adv_images = maximize(
             recipe, state.params, state.batch_stats, attack_key, images, labels,
             batch.get("start_noise"),
         )  # fmt: skip
@@ -163,9 +164,7 @@ def train_step(
         )
 
     def loss_fn(params):
-        return minimized(
-            recipe, params, state.batch_stats, images, adversarial_images, labels, momentum
-        )
+        return minimized(recipe, params, state.batch_stats, images, adv_images, labels, momentum)
 
     (loss, (batch_stats, views)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params
@@ -195,11 +194,8 @@ def train_step(
 def compile_step(recipe: Recipe, layout: Layout) -> Any:
     """The jitted step: the state donated and replicated, the batch split over the devices."""
 
-    def step(state, batch, key):
-        return train_step(recipe, state, batch, key)
-
     return jax.jit(
-        step,
+        functools.partial(train_step, recipe),
         in_shardings=(layout.replicated, layout.batch, layout.replicated),
         out_shardings=(layout.replicated, layout.replicated),
         donate_argnums=0,

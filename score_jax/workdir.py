@@ -1,7 +1,7 @@
 """The folder of one run: its paths, the record of what ran in it, and atomic files.
 
 A folder belongs to one config. The same command again goes on in it; another config is refused, and
-so is a folder that holds something else. Nothing in it is ever deleted.
+so is a folder that holds something else. Nothing is ever deleted that the run did not write.
 """
 
 import importlib.metadata
@@ -103,7 +103,7 @@ class Workdir:
         write_json_atomic(self.run, {**self._read_run(), **fields})
 
     def stop(self, outcome: str, **fields: Any) -> None:
-        """Ends the last entry of the history: 'finished', 'preempted', 'failed: ...'."""
+        """Ends the last entry of the history: 'finished', 'stopped' or 'failed'."""
         record = self._read_run()
         if record.get("history"):
             record["history"][-1].update(stop=_now(), outcome=outcome, **fields)

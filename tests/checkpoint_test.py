@@ -39,6 +39,7 @@ def folders(path):
 
 def test_newest_comes_back_with_the_best_score(run, parts):
     saved = checkpoint.Checkpoints(run, {"seed": 0}, keep=2)
+    saved.save_best(state_at(parts, 2), {})
     for step in (1, 2, 3):
         saved.save(state_at(parts, step), checkpoint.Best(0.25, step - 1))
     assert folders(run.checkpoints) == [2, 3]
@@ -76,6 +77,40 @@ def test_best_replaces_the_best_and_reads_back_on_the_host(run, parts):
     assert loaded["config"] == {"seed": 7}
     jax.tree.map(np.testing.assert_array_equal, loaded["params"], state_at(parts, 2).params)
     assert isinstance(loaded["params"]["logits"]["kernel"], np.ndarray)
+
+
+def test_best_selected_after_the_restored_state_is_forgotten(run, parts):
+    """It belongs to steps that are now done anew, perhaps with other results."""
+    saved = checkpoint.Checkpoints(run, {}, keep=1)
+    saved.save(state_at(parts, 1), checkpoint.Best(0.5, 1))
+    saved.save_best(state_at(parts, 4), {})
+    saved.close()
+    saved = checkpoint.Checkpoints(run, {}, keep=1)
+    _, best = saved.restore(train_state.abstract(*parts, mesh.create()))
+    assert best == checkpoint.Best() and folders(run.best) == []
+    saved.save_best(state_at(parts, 3), {})
+    assert folders(run.best) == [3]
+
+
+def test_exporting_leaves_a_save_in_progress_alone(run, parts):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save_best(state_at(parts, 1), {})
+    unfinished = run.best / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    assert checkpoint.load_for_export(run, "best", "ema")["step"] == 1
+    assert unfinished.is_dir()
+
+
+def test_damaged_checkpoint_is_one_line(run, parts):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save(state_at(parts, 1), checkpoint.Best())
+    saved.close()
+    for path in (run.checkpoints / "1" / "state").rglob("*"):
+        if path.is_file() and "ocdbt" in str(path):
+            path.write_bytes(b"")
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    with pytest.raises(UserError, match="1 is damaged or of another version .* move that folder"):
+        saved.restore(train_state.abstract(*parts, mesh.create()))
 
 
 def test_half_written_checkpoint_is_not_one(run, parts):

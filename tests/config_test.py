@@ -53,12 +53,12 @@ def test_a_recipe_replaces_a_section_and_mistakes_in_fields_are_refused():
         (["batchnorm.groups=3"], "batch_size=512 must be divisible by config.batchnorm.groups=3"),
         (["batchnorm.groups=3"], "use 510 or 513"),
         (["data.batch_size=0"], "config.data.batch_size=0 must be at least 1"),
-        (["data.validation_size=-1"], "config.data.validation_size=-1 must be at least 0"),
+        (["data.validation_size=-1"], "config.data.validation_size=-1 must be at least 1"),
         (["data.validation_size=50000"], "leaves nothing to train on: cifar10 has 50000"),
         (["num_epochs=0"], "config.num_epochs=0 must be at least 1"),
         (["data.generated_fraction=1"], "config.data.generated_fraction=1.0 must be below 1.0"),
         (["data.generated_fraction=0"], "config.data.generated_fraction=0.0 must be above 0"),
-        (["attack.step_size=0"], "config.attack.step_size=0.0 must be above 0 with num_steps=10"),
+        (["attack.step_size=0"], "config.attack.step_size=0.0 must be above 0; write"),
         (["validation.attack.step_size=-1"], "config.validation.attack.step_size=-1.0 must be abo"),
         (["schedule.learning_rate=-1"], "config.schedule.learning_rate=-1.0 must be at least 0"),
         (["ema.decay=1"], "config.ema.decay=1.0 must be below 1.0"),
@@ -77,10 +77,10 @@ def test_the_impossible_is_refused_in_one_line(texts, message):
 @pytest.mark.parametrize(
     "texts",
     [
-        ["attack.num_steps=0", "attack.step_size=0", "attack.start=normal"],
+        ["attack.num_steps=1", "attack.step_size=8/255", "attack.start=zero"],
         ["batchnorm.first_step_momentum=1"],
         ["norm=l2", "eps=1.0", "attack.step_size=0.25", "validation.attack.step_size=0.1"],
-        ["schedule.learning_rate=0", "data.validation_size=0", "ema.warmup_fraction=1"],
+        ["schedule.learning_rate=0", "data.validation_size=1", "ema.warmup_fraction=1"],
         ["eps=0"],
     ],
 )
@@ -94,7 +94,7 @@ def test_the_unusual_is_allowed(texts):
         (["attack.num_steps=3"], "step_size*num_steps=0.02353 cannot reach the boundary"),
         (["eps=0.031"], "config.eps=0.031 looks like 8/255=0.031373 rounded"),
         (["norm=l2", "eps=128"], "config.eps=128 is large for l2"),
-        (["attack.num_steps=0", "attack.start=zero"], "objective 'score' trains without an attack"),
+        (["optimizer.momentum=0.8"], "config.optimizer.momentum=0.8 is not used"),
     ],
 )
 def test_the_doubtful_is_told(texts, warning):

@@ -135,7 +135,7 @@ def test_score_update(dtype):
     assert result["loss"] == near(dtype, 2.1356251533)
     views, labels = result["views"], result["labels"]
     assert float(correct(views.clean_logits, labels).mean()) == 0.5
-    assert float(correct(views.adversarial_logits, labels).mean()) == 0.25
+    assert float(correct(views.adv_logits, labels).mean()) == 0.25
     assert np.abs(result["delta"]).sum() == pytest.approx(243.566504906, rel=1e-6)
     assert (result["delta"] * reference.probe()).sum() == pytest.approx(-1.3067233175, rel=1e-6)
     gradients = result["gradients"]
@@ -264,7 +264,7 @@ def views_of(dtype, smoothing=0.0, convention="uniform", clean=Z_CLEAN, adversar
     targets = divergences.target_probs(jnp.array([0, 1]), 4, smoothing, convention)
     return objectives.Views(
         clean_logits=jnp.asarray(clean, dtype),
-        adversarial_logits=jnp.asarray(adversarial, dtype),
+        adv_logits=jnp.asarray(adversarial, dtype),
         target_probs=targets.astype(dtype),
     )
 
@@ -285,7 +285,7 @@ def test_score_on_logits(dtype):
         rtol=TOLERANCE[dtype],
     )
     np.testing.assert_allclose(
-        gradients.adversarial_logits[0],
+        gradients.adv_logits[0],
         [-0.4436353144, 0.5351247771, -0.0238466572, -0.0676428065],
         rtol=TOLERANCE[dtype],
     )

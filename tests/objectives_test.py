@@ -18,7 +18,7 @@ def logits(seed, scale=3.0):
 
 def views(clean, adversarial, objective):
     targets = divergences.target_probs(LABELS, 4, objective.label_smoothing, objective.smoothing)
-    return Views(clean_logits=clean, adversarial_logits=adversarial, target_probs=targets)
+    return Views(clean_logits=clean, adv_logits=adversarial, target_probs=targets)
 
 
 @pytest.fixture(params=sorted(OBJECTIVES))
@@ -57,7 +57,7 @@ def test_robust_term_vanishes_where_nothing_moved(name):
     seen = views(logits(0), logits(0), with_robust)
     np.testing.assert_allclose(with_robust.outer(seen), without.outer(seen), atol=1e-6)
     gradients = [
-        jax.grad(lambda v, o=o: o.outer(v).sum())(seen).adversarial_logits
+        jax.grad(lambda v, o=o: o.outer(v).sum())(seen).adv_logits
         for o in (with_robust, without)
     ]
     np.testing.assert_allclose(*gradients, atol=1e-6)
@@ -69,7 +69,7 @@ def test_gradient_reaches_both_predictions(name):
     only_clean = objectives.create(name, beta=0.0)
     seen = views(logits(0), logits(1), objective)
     both, clean = (jax.grad(lambda v, o=o: o.outer(v).sum())(seen) for o in (objective, only_clean))
-    assert float(jnp.abs(both.adversarial_logits).max()) > 1e-3
+    assert float(jnp.abs(both.adv_logits).max()) > 1e-3
     assert float(jnp.abs(both.clean_logits - clean.clean_logits).max()) > 1e-3
 
 
@@ -83,7 +83,7 @@ def test_clip_silences_small_robust_errors():
     objective = objectives.create("score", beta=1.0, clip=0.5)
     seen = views(logits(0, 0.1), logits(1, 0.1), objective)
     gradient = jax.grad(lambda v: objective.outer(v).sum())(seen)
-    np.testing.assert_array_equal(gradient.adversarial_logits, 0)
+    np.testing.assert_array_equal(gradient.adv_logits, 0)
 
 
 def test_keep_clean_averages_both():

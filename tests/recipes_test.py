@@ -16,6 +16,8 @@ FORMS = [f"{name}{argument}" for name in FILES for argument in ("", ":smoke")] +
     "cifar10_score.py:threat=l2",
     "cifar10_trades.py:recipe=original",
     "cifar10_madry.py:model=wrn-34-20-relu",
+    "cifar10_madry.py:threat=l2",
+    "cifar10_score.py:model=wrn-16-1-swish,smoke",
 ]
 
 
@@ -24,7 +26,7 @@ def test_every_config_builds(form):
     config = config_lib.load(f"configs/{form}")
     config_lib.validate(config, train_size=50000)
     run = recipes.build(config)
-    assert run.num_steps == config.num_epochs * run.steps_per_epoch > 0
+    assert run.num_train_steps == config.num_epochs * run.steps_per_epoch > 0
     assert config.attack.eps == config.validation.attack.eps == config.eps
     params, _ = jax.eval_shape(run.recipe.classifier.init, jax.random.key(0))
     assert jax.tree.leaves(params)
@@ -48,7 +50,7 @@ def test_score_recipe_is_the_published_one():
     """SCORE's README and reference numbers: 98 steps an epoch, warm-up of the average 980."""
     config = config_lib.load("configs/cifar10_score.py")
     run = recipes.build(config)
-    assert (run.steps_per_epoch, run.num_steps) == (98, 39200)
+    assert (run.steps_per_epoch, run.num_train_steps) == (98, 39200)
     assert run.recipe.ema_warmup_steps == pytest.approx(980)
     assert float(run.rates.learning_rate(0)) == pytest.approx(0.008)
     assert float(run.rates.momentum(98 * 9)) == pytest.approx(0.85)
@@ -61,6 +63,16 @@ def test_l2_attack_is_the_one_of_the_score_code():
     attack = recipes.build(config_lib.load("configs/cifar10_score.py:threat=l2")).recipe.attack
     assert attack.step_size == pytest.approx(0.10039, abs=1e-5)
     assert attack.start == "normal" and attack.threat.zero_gradient == "noise"
+
+
+def test_smoke_keeps_a_network_that_was_asked_for():
+    config = config_lib.load("configs/cifar10_score.py:model=wrn-16-1-swish,smoke")
+    assert config.model.name == "wrn-16-1-swish" and config.data.batch_size == 128
+
+
+def test_original_trades_is_for_linf():
+    with pytest.raises(UserError, match="recipe=original is for threat=linf"):
+        config_lib.load("configs/cifar10_trades.py:recipe=original,threat=l2")
 
 
 def test_generated_set_is_no_training_set():

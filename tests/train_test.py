@@ -232,8 +232,21 @@ def test_loss_that_is_no_number_ends_the_run_and_names_the_steps(data_dir, tmp_p
     )
     with pytest.raises(UserError, match=r"train/loss became (nan|inf) between steps \d+ and \d+"):
         train.train(config, str(tmp_path / "run"))
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not list((tmp_path / "run" / "checkpoints_best").iterdir())
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "NaN" not in lines and "Infinity" not in lines
+
+
+def test_weights_that_are_no_numbers_are_never_saved(data_dir, tmp_path):
+    """Also where no line of the log falls between the step that broke them and the save."""
+    config = digits_config(
+        *OVERRIDES, f"data.dir={data_dir}", "schedule.learning_rate=1e30", "log.every_steps=100"
+    )
+    with pytest.raises(UserError, match=r"weights became (nan|inf) between steps 0 and 6; .* new"):
+        train.train(config, str(tmp_path / "run"))
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not list((tmp_path / "run" / "checkpoints_best").iterdir())
 
 
 def test_natural_training_has_no_attack_and_no_adversarial_metrics(data_dir, tmp_path):
@@ -255,6 +268,9 @@ def test_natural_training_has_no_attack_and_no_adversarial_metrics(data_dir, tmp
         ("model.name=cnn-4", "unknown config.model.name 'cnn-4'"),
         ("objective.name=skore", "unknown config.objective.name"),
         ("data.name=digit", "did you mean 'digits'"),
+        ("objective.smoothing=unifrom", "did you mean 'uniform'"),
+        ("objective.label_smoothing=1.5", r"label_smoothing=1.5 must lie in \[0, 1\)"),
+        ("batchnorm.update_order=()", "records none of the forward passes of objective 'score'"),
         ("data.dir=/nowhere", "not prepared in /nowhere"),
         ("data.generated=cifar10_ddpm", "holds no generated images for data.name=digits"),
     ],

@@ -5,7 +5,8 @@ from typing import ClassVar, Protocol
 
 import jax
 
-from score_jax.types import Array, UserError
+from score_jax.divergences import SMOOTHINGS
+from score_jax.types import Array, UserError, lookup
 
 
 @jax.tree_util.register_dataclass
@@ -15,12 +16,12 @@ class Views:
 
     Attributes:
       clean_logits: f32[b, k], or None where the objective has no clean forward.
-      adversarial_logits: f32[b, k], or None where it has no adversarial forward.
+      adv_logits: f32[b, k], or None where it has no adversarial forward.
       target_probs: f32[b, k], smoothed labels.
     """
 
     clean_logits: Array | None
-    adversarial_logits: Array | None
+    adv_logits: Array | None
     target_probs: Array
 
 
@@ -43,6 +44,13 @@ class Objective(Protocol):
 
     def outer(self, views: Views) -> Array:
         """What the optimizer descends."""
+
+
+def check_smoothing(smoothing: float, convention: str) -> None:
+    """Raises UserError where `divergences.target_probs` has no targets for these."""
+    lookup(dict.fromkeys(SMOOTHINGS), "config.objective.smoothing", convention)
+    if not 0 <= smoothing < 1:
+        raise UserError(f"config.objective.label_smoothing={smoothing} must lie in [0, 1)")
 
 
 def check_not_negative(**fields: float) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from score_jax.divergences import cross_entropy, label_cross_entropy
-from score_jax.objectives.interface import check_not_negative
+from score_jax.objectives.interface import check_smoothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Madry:
     smoothing: str = "uniform"
 
     def __post_init__(self):
-        check_not_negative(label_smoothing=self.label_smoothing)
+        check_smoothing(self.label_smoothing, self.smoothing)
 
     @property
     def forwards(self) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ class Madry:
         return label_cross_entropy(logits, labels)
 
     def outer(self, views):
-        adversarial = cross_entropy(views.adversarial_logits, views.target_probs)
+        adversarial = cross_entropy(views.adv_logits, views.target_probs)
         if not self.keep_clean:
             return adversarial
         return 0.5 * (cross_entropy(views.clean_logits, views.target_probs) + adversarial)

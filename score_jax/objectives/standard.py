@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from score_jax.divergences import cross_entropy
+from score_jax.objectives.interface import check_smoothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,9 @@ class Standard:
     forwards: ClassVar[tuple[str, ...]] = ("clean",)
     label_smoothing: float = 0.0
     smoothing: str = "uniform"
+
+    def __post_init__(self):
+        check_smoothing(self.label_smoothing, self.smoothing)
 
     def inner(self, logits, clean_logits, labels):
         raise TypeError("natural training has no inner maximization")

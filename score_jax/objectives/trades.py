@@ -10,7 +10,7 @@ from typing import ClassVar
 import jax
 
 from score_jax.divergences import cross_entropy, kl, squared_error
-from score_jax.objectives.interface import check_not_negative
+from score_jax.objectives.interface import check_not_negative, check_smoothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Trades:
     smoothing: str = "uniform"
 
     def __post_init__(self):
-        check_not_negative(beta=self.beta, label_smoothing=self.label_smoothing)
+        check_not_negative(beta=self.beta)
+        check_smoothing(self.label_smoothing, self.smoothing)
 
     def inner(self, logits, clean_logits, labels):
         del labels
@@ -35,7 +36,7 @@ class Trades:
 
     def outer(self, views):
         clean = cross_entropy(views.clean_logits, views.target_probs)
-        return clean + self.beta * kl(views.clean_logits, views.adversarial_logits)
+        return clean + self.beta * kl(views.clean_logits, views.adv_logits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class Score:
     smoothing: str = "others"
 
     def __post_init__(self):
-        check_not_negative(beta=self.beta, clip=self.clip, label_smoothing=self.label_smoothing)
+        check_not_negative(beta=self.beta, clip=self.clip)
+        check_smoothing(self.label_smoothing, self.smoothing)
 
     def inner(self, logits, clean_logits, labels):
         del labels
@@ -62,7 +64,7 @@ class Score:
 
     def outer(self, views):
         clean = jax.nn.softmax(views.clean_logits)
-        robust = squared_error(jax.nn.softmax(views.adversarial_logits), clean)
+        robust = squared_error(jax.nn.softmax(views.adv_logits), clean)
         return squared_error(clean, views.target_probs) + self.beta * jax.nn.relu(
             robust - self.clip
         )
