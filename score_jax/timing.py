@@ -16,13 +16,14 @@ class Timer:
     """Measures the host's waits of each logging interval.
 
     The attack and the update run inside one compiled step, so their shares are the step's time
-    split by one measurement of the attack compiled alone.
+    split by one measurement: the attack compiled alone, right before the first step.
     """
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._waits: dict[str, float] = collections.defaultdict(float)
         self._attack_seconds = 0.0
+        self._attack_share: float | None = None
         self._since, self._step = time.monotonic(), 0
 
     @contextlib.contextmanager
@@ -49,6 +50,15 @@ class Timer:
         jax.block_until_ready(attack(*arguments))
         self._attack_seconds = time.monotonic() - start
 
+    def first_step(self, seconds: float) -> None:
+        """Takes the time of one whole step, measured under the same conditions as the attack."""
+        self._attack_share = min(self._attack_seconds / seconds, 1.0)
+
+    @property
+    def wants_first_step(self) -> bool:
+        """Whether an attack was measured and no step yet."""
+        return self._attack_seconds > 0 and self._attack_share is None
+
     def start(self, step: int) -> None:
         """Begins the first interval."""
         self._since, self._step = time.monotonic(), step
@@ -62,11 +72,9 @@ class Timer:
         for name in ("input", "validation", "checkpoint"):
             values[f"perf/{name}_fraction"] = self._waits[name] / seconds
         computing = max(1 - sum(self._waits.values()) / seconds, 0.0)
-        if self._attack_seconds:
-            attack = min(steps * self._attack_seconds / seconds, computing)
-            values["perf/attack_fraction"] = attack
-            values["perf/update_fraction"] = computing - attack
-        else:
-            values["perf/update_fraction"] = computing
+        share = self._attack_share or 0.0
+        if share:
+            values["perf/attack_fraction"] = share * computing
+        values["perf/update_fraction"] = (1 - share) * computing
         self.start(step)
         return values

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,8 +160,12 @@ class Loop:
                     return step, best
                 is_restored = False
 
+                begin = time.monotonic()
                 state, sums = step_fn(state, batch, self._key)
                 step += 1
+                if self._timer.wants_first_step:
+                    jax.block_until_ready(sums)
+                    self._timer.first_step(time.monotonic() - begin)
                 self._flush()  # One step late, so that the device never waits for the host.
                 if step % config.log.every_steps == 0 or step == run.num_train_steps:
                     self._pending = step, sums
