@@ -104,7 +104,7 @@ def cifar10_smoke(config: ConfigDict) -> None:
         config.model.name = "wrn-10-2-swish"
         config.schedule = dict(
             name="one_cycle",
-            learning_rate=0.1,
+            learning_rate=0.4,
             unit="step",
             warmup_fraction=0.1,
             cycle_momentum=True,
