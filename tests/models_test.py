@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from score_jax import models
-from score_jax.models import NormalizeBy, layers
+from score_jax.models import NormalizeBy, assembly, initializers, layers
 from score_jax.types import UserError
 
 SMALL = {
@@ -15,6 +15,7 @@ SMALL = {
     "wrn-D-W-relu": "wrn-10-1-relu",
     "preact-resnet-18-swish": "preact-resnet-18-swish",
     "preact-resnet-18-relu": "preact-resnet-18-relu",
+    "preact-resnet-18-headless": "preact-resnet-18-headless",
     "cnn-3": "cnn-3",
 }
 
@@ -99,7 +100,7 @@ def test_blocks_run_in_order_beyond_ten(key):
             return x
 
     blocks = {f"block_{i}": Recorder(i) for i in sorted(range(11), key=str)}
-    layers.run_blocks(blocks, jnp.zeros(1), layers.Mode(by_batch=True), remat=False)
+    assembly.run_blocks(blocks, jnp.zeros(1), layers.Mode(by_batch=True), remat=False)
     assert order == list(range(11))
 
 
@@ -132,7 +133,7 @@ def test_wrong_parameters_are_named(key):
         ("wrn-11-1-swish", "depth 11 .* use 10 or 16"),
         ("wrn-28-0-swish", "width 0"),
         ("wrn-28-10-swich", "unknown config.model.name"),
-        ("preact-resnet-50-swish", "known: cnn-3, preact-resnet-18-relu"),
+        ("preact-resnet-50-swish", "known: cnn-3, preact-resnet-18-headless"),
     ],
 )
 def test_unknown_networks_are_refused(name, message):
@@ -243,8 +244,8 @@ def test_same_padding_is_on_the_right_and_below_at_stride_two():
 
 
 def test_initialisation_follows_its_law(key):
-    kernel = layers.fan_out_normal(key, (3, 3, 64, 128))
+    kernel = initializers.fan_out_normal(key, (3, 3, 64, 128))
     assert float(kernel.std()) == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)
-    uniform = layers.fan_in_uniform(key, (3, 3, 64, 128))
+    uniform = initializers.fan_in_uniform(key, (3, 3, 64, 128))
     bound = 1 / np.sqrt(9 * 64)
     assert bound * 0.99 < float(jnp.abs(uniform).max()) <= bound

@@ -1,26 +1,54 @@
 """The networks, behind one functional seam. `create` is the only way in."""
 
-import functools
+import dataclasses
 import re
 from collections.abc import Callable
 
 from flax import nnx
 
 from score_jax.models import preact_resnet, small_cnn, wide_resnet
+from score_jax.models.assembly import Options
 from score_jax.models.classifier import Classifier, NormalizeBy, from_nnx
 from score_jax.models.layers import Precision
-from score_jax.types import UserError, nearest
+from score_jax.types import UserError, lookup, nearest
 
 __all__ = ["Classifier", "NormalizeBy", "create", "known_names"]
 
-# A pattern's groups are the builder's leading arguments; the others are those given in `create`.
-MODELS: dict[str, tuple[str, Callable[..., nnx.Module]]] = {
-    "wrn-D-W-swish": (r"wrn-(\d+)-(\d+)-swish", wide_resnet.swish),
-    "wrn-D-W-relu": (r"wrn-(\d+)-(\d+)-relu", wide_resnet.relu),
-    "preact-resnet-18-swish": (r"preact-resnet-(18)-swish", preact_resnet.swish),
-    "preact-resnet-18-relu": (r"preact-resnet-(18)-relu", preact_resnet.relu),
-    "cnn-3": (r"cnn-(3)", small_cnn.build),
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An entry of MODELS.
+
+    Attributes:
+      pattern: of the name; its groups are numbers, the leading arguments of `build`.
+      build: (*numbers, options, rngs=...) -> module.
+      takes_dropout: whether config.model.dropout has a place in it.
+      takes_init: whether config.model.init may be other than 'torch'.
+    """
+
+    pattern: str
+    build: Callable[..., nnx.Module]
+    takes_dropout: bool = False
+    takes_init: bool = False
+
+
+MODELS = {
+    "wrn-D-W-swish": Network(
+        r"wrn-(\d+)-(\d+)-swish", wide_resnet.swish, takes_dropout=True, takes_init=True
+    ),
+    "wrn-D-W-relu": Network(
+        r"wrn-(\d+)-(\d+)-relu", wide_resnet.relu, takes_dropout=True, takes_init=True
+    ),
+    "preact-resnet-18-swish": Network(
+        "preact-resnet-18-swish", preact_resnet.swish, takes_init=True
+    ),
+    "preact-resnet-18-relu": Network("preact-resnet-18-relu", preact_resnet.relu, takes_init=True),
+    "preact-resnet-18-headless": Network(
+        "preact-resnet-18-headless", preact_resnet.headless, takes_init=True
+    ),
+    "cnn-3": Network("cnn-3", small_cnn.SmallCNN),
 }
+INITS = {"torch": "PyTorch's, or the lineage's own", "haiku": "DeepMind's"}
 
 
 def known_names() -> list[str]:
@@ -28,10 +56,10 @@ def known_names() -> list[str]:
     return sorted(MODELS)
 
 
-def _builder(name: str) -> Callable[..., nnx.Module]:
-    for pattern, build in MODELS.values():
-        if match := re.fullmatch(pattern, name):
-            return functools.partial(build, *map(int, match.groups()))
+def _network(name: str) -> tuple[Network, tuple[int, ...]]:
+    for network in MODELS.values():
+        if match := re.fullmatch(network.pattern, name):
+            return network, tuple(map(int, match.groups()))
     close = nearest(name, MODELS)
     hint = f"; did you mean the form {close!r}?" if close else "."
     raise UserError(f"unknown config.model.name {name!r}; known: {', '.join(known_names())}{hint}")
@@ -47,6 +75,9 @@ def create(
     precision: str = "float32",
     remat: bool = False,
     batchnorm_groups: int = 1,
+    batchnorm_unbiased: bool = True,
+    dropout: float = 0.0,
+    init: str = "torch",
 ) -> Classifier:
     """Builds a classifier of images f32[b, h, w, c] in [0, 1].
 
@@ -60,23 +91,41 @@ def create(
         'bfloat16' (computes in bf16; parameters, BatchNorm statistics and logits stay f32).
       remat: recompute each block in the backward pass, for memory.
       batchnorm_groups: batch statistics are taken over this many equal, contiguous groups.
+      batchnorm_unbiased: the running variance follows the unbiased batch variance (PyTorch), or
+        the biased one (Haiku).
+      dropout: the rate, in [0, 1), where the network has a place for it; active only in passes
+        that are given a dropout_key. No parameter depends on it.
+      init: 'torch', PyTorch's or the lineage's own, or 'haiku': N(0, 1 / fan_in) convolutions cut
+        at two deviations and zero logits, as DeepMind's code starts.
 
     Raises:
-      UserError: the name, or its depth, is unknown.
+      UserError: the name, or its depth, is unknown, or the network does not take the option or
+        the image size.
     """
-    build = _builder(name)
-    kinds = Precision.of(precision)
-
-    def module(rngs: nnx.Rngs) -> nnx.Module:
-        return build(
-            num_classes=num_classes,
-            in_channels=image_shape[-1],
-            mean=tuple(mean),
-            std=tuple(std),
-            precision=kinds,
-            batchnorm_groups=batchnorm_groups,
-            remat=remat,
-            rngs=rngs,
+    network, numbers = _network(name)
+    lookup(INITS, "config.model.init", init)
+    if not 0 <= dropout < 1:
+        raise UserError(f"config.model.dropout={dropout} is no rate; use 0.0 up to, not with, 1.0")
+    if dropout and not network.takes_dropout:
+        raise UserError(
+            f"config.model.dropout={dropout} has no place in {name!r}; use 0.0, or one of: "
+            + ", ".join(known for known in known_names() if MODELS[known].takes_dropout)
         )
-
-    return from_nnx(module, image_shape)
+    if init != "torch" and not network.takes_init:
+        raise UserError(
+            f"config.model.init={init!r} is not defined for {name!r}; use 'torch', or one of: "
+            + ", ".join(known for known in known_names() if MODELS[known].takes_init)
+        )
+    options = Options(
+        num_classes=num_classes,
+        image_shape=tuple(image_shape),
+        mean=tuple(mean),
+        std=tuple(std),
+        precision=Precision.of(precision),
+        remat=remat,
+        batchnorm_groups=batchnorm_groups,
+        batchnorm_unbiased=batchnorm_unbiased,
+        dropout=dropout,
+        init=init,
+    )
+    return from_nnx(lambda rngs: network.build(*numbers, options, rngs=rngs), image_shape)

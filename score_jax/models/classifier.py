@@ -30,12 +30,15 @@ class Classifier:
     Attributes:
       init: key -> (params, batch_stats), nested dicts with string keys.
       apply: (params, batch_stats, images f32[b, h, w, c] in [0, 1], *, normalize_by,
-        momentum=None) -> (logits f32[b, k], new_batch_stats). RUNNING returns batch_stats as
-        they came. With BATCH each running average moves by `momentum` towards this batch (None:
-        the network's own value; 1.0 forgets the past). Whoever must not record drops the result.
+        momentum=None, dropout_key=None) -> (logits f32[b, k], new_batch_stats). RUNNING returns
+        batch_stats as they came. With BATCH each running average moves by `momentum` towards this
+        batch (None: the network's own value; 1.0 forgets the past). Whoever must not record drops
+        the result. A dropout_key turns dropout on, whatever normalises: the masks are a function
+        of the key and of each example's place in the batch alone; None turns it off.
       roles: like params, each leaf 'kernel', 'bias' or 'batchnorm'.
-      batchnorm_momentum: the network's own value.
+      batchnorm_momentum: the network's own value; 0.0 where there is no BatchNorm.
       image_shape: (h, w, c).
+      dropout: the largest rate in the network; at 0.0 a dropout_key changes nothing.
     """
 
     init: Callable[[Key], tuple[Params, BatchStats]]
@@ -43,6 +46,7 @@ class Classifier:
     roles: Any
     batchnorm_momentum: float
     image_shape: tuple[int, int, int]
+    dropout: float = 0.0
 
 
 def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.State:
@@ -77,11 +81,17 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
         )
     )
 
+    rates = [
+        part.rate for _, part in nnx.iter_modules(template) if isinstance(part, layers.Dropout)
+    ]
+
     def init(key):
         _, params, batch_stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
-    def apply(params, batch_stats, images, *, normalize_by, momentum=None):
+    def apply(
+        params, batch_stats, images, *, normalize_by, momentum=None, dropout_key=None
+    ):  # fmt: skip
         by_batch = NormalizeBy(normalize_by) is NormalizeBy.BATCH
         # A private copy: a forward pass may not write into the caller's state.
         module = nnx.merge(
@@ -90,7 +100,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
             _fill(stat_state, batch_stats, "batch_stats"),
             copy=True,
         )
-        logits = module(images, layers.Mode(by_batch=by_batch, momentum=momentum))
+        logits = module(images, layers.Mode(by_batch, momentum, dropout_key))
         if not by_batch:
             return logits, batch_stats
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
@@ -101,4 +111,5 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
         roles=roles,
         batchnorm_momentum=template.batchnorm_momentum,
         image_shape=tuple(image_shape),
+        dropout=max(rates, default=0.0),
     )

@@ -1,8 +1,9 @@
-"""The layers all networks are made of: convolution, BatchNorm, linear, input normalisation."""
+"""The layers all networks are made of: convolution, BatchNorm, dropout, linear, max pooling."""
 
 import dataclasses
 import functools
-import math
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,22 +11,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from score_jax.types import Array, lookup
+from score_jax.types import Array, Key, lookup
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What one forward pass asks of the BatchNorm layers.
+    """What one forward pass asks of the BatchNorm and dropout layers.
 
     Attributes:
       by_batch: normalise by this batch's moments and record them; else by running averages.
       momentum: f32[] overriding the layers' own, or None.
+      dropout_key: draws the masks; None where dropout is off.
     """
 
     by_batch: bool
     momentum: Array | float | None = None
+    dropout_key: Key | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +111,6 @@ def _convolution_backward(stride, padding, precision, saved, cotangent):
 convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-def fan_out_normal(key, shape, dtype=jnp.float32):
-    """N(0, 2 / (kh·kw·out)): the WideResNet convolutions of the TRADES and SCORE code."""
-    height, width, _, out = shape
-    return math.sqrt(2 / (height * width * out)) * jax.random.normal(key, shape, dtype)
-
-
-def fan_in_uniform(key, shape, dtype=jnp.float32):
-    """U(±1/√fan_in): PyTorch's default for convolutions and linear layers."""
-    bound = 1 / math.sqrt(math.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
 def symmetric_padding(size: int, stride: int) -> Padding:
     """PyTorch's `padding=size // 2`."""
     del stride
@@ -133,29 +124,34 @@ def same_padding(size: int, stride: int) -> Padding:
 
 
 class Conv(nnx.Module):
-    """A convolution without bias."""
+    """A convolution, with a bias where `bias_init` is given."""
 
     def __init__(
-        self, in_channels, out_channels, size, stride, *, padding, init, precision, rngs
+        self, in_channels, out_channels, size, stride, *, padding, init, precision, rngs,
+        bias_init=None,
     ):  # fmt: skip
-        self.kernel = KernelParam(init(rngs.params(), (size, size, in_channels, out_channels)))
+        shape = (size, size, in_channels, out_channels)
+        self.kernel = KernelParam(init(rngs.params(), shape))
+        self.bias = BiasParam(bias_init(rngs.params(), shape)) if bias_init else None
         self.stride, self.padding, self.precision = stride, padding(size, stride), precision
 
     def __call__(self, x):
         kernel = self.kernel[...]
         dtype = self.precision.dtype or kernel.dtype
-        return convolution(
+        out = convolution(
             x.astype(dtype), kernel.astype(dtype), self.stride, self.padding,
             self.precision.products,
         )  # fmt: skip
+        return out if self.bias is None else out + self.bias[...].astype(dtype)[None, None, None]
 
 
 class Linear(nnx.Module):
     """A linear layer; its result is never narrower than the parameters."""
 
-    def __init__(self, in_features, out_features, *, bias_init, precision, rngs):
-        self.kernel = KernelParam(fan_in_uniform(rngs.params(), (in_features, out_features)))
-        self.bias = BiasParam(bias_init(rngs.params(), (in_features, out_features)))
+    def __init__(self, in_features, out_features, *, init, bias_init, precision, rngs):
+        shape = (in_features, out_features)
+        self.kernel = KernelParam(init(rngs.params(), shape))
+        self.bias = BiasParam(bias_init(rngs.params(), shape))
         self.precision = precision
 
     def __call__(self, x):
@@ -168,32 +164,48 @@ class Linear(nnx.Module):
         return product + self.bias[...][None, :]
 
 
-def zero_bias(key, shape):
-    del key
-    return jnp.zeros(shape[-1:], jnp.float32)
+class Dropout(nnx.Module):
+    """Inverted dropout as PyTorch does it: kept values are divided by the share that is kept.
+
+    The mask is a function of the pass's key and of `number`, by which the layers of a network
+    differ, and of nothing else: no state, and the same mask however the batch is spread over
+    devices. With `by_channel` whole channels f[b, :, :, c] are dropped.
+    """
+
+    def __init__(self, rate: float, number: int, *, by_channel: bool = False):
+        self.rate, self.number, self.by_channel = rate, number, by_channel
+
+    def __call__(self, x, mode: Mode):
+        if mode.dropout_key is None or self.rate == 0:
+            return x
+        shape = (x.shape[0], 1, 1, x.shape[-1]) if self.by_channel else x.shape
+        key = jax.random.fold_in(mode.dropout_key, self.number)
+        kept = jax.random.bernoulli(key, 1 - self.rate, shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-def fan_in_bias(key, shape):
-    """U(±1/√fan_in): PyTorch's default bias."""
-    bound = 1 / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape[-1:], jnp.float32, -bound, bound)
+def numbered_dropout(rate: float) -> Callable[[], Dropout]:
+    """A maker of Dropout layers of one network, each with its own number."""
+    numbers = itertools.count()
+    return lambda: Dropout(rate, next(numbers))
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation as PyTorch does it: the running variance is the unbiased one.
+    """Batch normalisation as PyTorch does it.
 
-    With G groups the batch is cut into G equal contiguous parts, each normalised by its own
-    moments, and the running averages follow the first part: what DataParallel's replicas and
-    DeepMind's pmap workers do. G belongs to the recipe, not to the machine.
+    The running variance is the unbiased one; with `unbiased=False` the biased one, as Haiku and
+    Flax record it. With G groups the batch is cut into G equal contiguous parts, each normalised by
+    its own moments, and the running averages follow the first part: what DataParallel's replicas
+    and DeepMind's pmap workers do. G belongs to the recipe, not to the machine.
     """
 
     eps = 1e-5
 
-    def __init__(self, channels, *, momentum, groups):
+    def __init__(self, channels, *, momentum, groups, unbiased=True):
         zeros, ones = jnp.zeros(channels, jnp.float32), jnp.ones(channels, jnp.float32)
         self.scale, self.bias = BatchNormParam(ones), BatchNormParam(zeros)
         self.mean, self.var = nnx.BatchStat(zeros), nnx.BatchStat(ones)
-        self.momentum, self.groups = momentum, groups
+        self.momentum, self.groups, self.unbiased = momentum, groups, unbiased
 
     def __call__(self, x, mode: Mode):
         groups = self.groups if mode.by_batch else 1
@@ -214,8 +226,9 @@ class BatchNorm(nnx.Module):
 
     def _record(self, mean, var, count, momentum):
         momentum = jnp.asarray(self.momentum if momentum is None else momentum, mean.dtype)
-        unbiased = var * (count / max(count - 1, 1))
-        for average, value in ((self.mean, mean), (self.var, unbiased)):
+        if self.unbiased:
+            var = var * (count / max(count - 1, 1))
+        for average, value in ((self.mean, mean), (self.var, var)):
             average[...] = (1 - momentum) * average[...] + momentum * lax.stop_gradient(value)
 
 
@@ -237,11 +250,3 @@ def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) ->
     """(images - mean) / std per channel, in the images' dtype."""
     center, scale = (jnp.asarray(v, images.dtype)[None, None, None] for v in (mean, std))
     return (images - center) / scale
-
-
-def run_blocks(blocks: nnx.Dict, x: Array, mode: Mode, *, remat: bool) -> Array:
-    """Runs blocks in order; with `remat` each keeps only its input for the backward pass."""
-    for index in range(len(blocks)):  # By number: the keys themselves sort as strings.
-        block = blocks[f"block_{index}"]
-        x = nnx.remat(lambda block, x: block(x, mode))(block, x) if remat else block(x, mode)
-    return x

@@ -1,7 +1,8 @@
-"""PreActResNet-18 in the two lineages that robustness papers use.
+"""PreActResNet-18 in the lineages that robustness papers use.
 
 Swish: Rebuffi et al. (2021), the SCORE code and RobustBench's DMPreActResNet. ReLU: the networks of
-Rice et al. (2020) and of SCORE's experiments without generated data.
+Rice et al. (2020), of AWP and of SCORE's experiments without generated data. Headless: the same
+without the last BatchNorm and ReLU, as in the GAIRAT and FAT code.
 """
 
 import functools
@@ -9,9 +10,8 @@ import functools
 import jax
 from flax import nnx
 
-from score_jax.models import layers
-
-NUM_BLOCKS = {18: (2, 2, 2, 2)}
+from score_jax.models import initializers, layers
+from score_jax.models.assembly import Options, add_groups, run_groups
 
 
 class Block(nnx.Module):
@@ -45,58 +45,55 @@ class Block(nnx.Module):
 
 
 class PreActResNet(nnx.Module):
-    """A stem of 64 channels and four groups of blocks at 64, 128, 256, 512 channels."""
+    """A stem of 64 channels and four groups of two blocks at 64, 128, 256, 512 channels."""
 
     def __init__(
-        self, depth, *, num_classes, in_channels, mean, std, precision, batchnorm_groups, remat,
-        rngs, padding, momentum, activation, normalizes_input, raw_shortcut,
+        self, options: Options, *, padding, momentum, activation, normalizes_input, raw_shortcut,
+        has_final_batchnorm, rngs,
     ):  # fmt: skip
-        conv = functools.partial(
-            layers.Conv, padding=padding, init=layers.fan_in_uniform, precision=precision
-        )
-        batchnorm = functools.partial(
-            layers.BatchNorm, momentum=momentum, groups=batchnorm_groups
+        conv = options.conv(padding=padding, init=initializers.fan_in_uniform)
+        batchnorm = options.batchnorm(momentum=momentum)
+        block = functools.partial(
+            Block, raw_shortcut=raw_shortcut, conv=conv, batchnorm=batchnorm,
+            activation=activation, rngs=rngs,
         )  # fmt: skip
         widths = (64, 64, 128, 256, 512)
-        self.conv_2d = conv(in_channels, widths[0], 3, 1, rngs=rngs)
-        for group, num_blocks in enumerate(NUM_BLOCKS[depth]):
-            blocks = {}
-            for index in range(num_blocks):
-                blocks[f"block_{index}"] = Block(
-                    widths[group] if index == 0 else widths[group + 1],
-                    widths[group + 1],
-                    2 if index == 0 and group > 0 else 1,
-                    raw_shortcut=raw_shortcut, conv=conv, batchnorm=batchnorm,
-                    activation=activation, rngs=rngs,
-                )  # fmt: skip
-            setattr(self, f"layer_{group}", nnx.Dict(blocks))
-        self.batchnorm = batchnorm(widths[-1])
-        self.logits = layers.Linear(
-            widths[-1], num_classes, bias_init=layers.fan_in_bias, precision=precision, rngs=rngs
-        )
-        self.activation, self.remat, self.batchnorm_momentum = activation, remat, momentum
-        self.mean_std = (mean, std) if normalizes_input else None
+        self.conv_2d = conv(options.image_shape[-1], widths[0], 3, 1, rngs=rngs)
+        add_groups(self, block, counts=(2, 2, 2, 2), widths=widths, strides=(1, 2, 2, 2))
+        self.batchnorm = batchnorm(widths[-1]) if has_final_batchnorm else None
+        self.logits = options.logits(widths[-1], bias_init=initializers.fan_in_bias, rngs=rngs)
+        self.activation, self.remat, self.batchnorm_momentum = activation, options.remat, momentum
+        self.mean_std = (options.mean, options.std) if normalizes_input else None
 
     def __call__(self, images, mode):
         x = layers.normalize(images, *self.mean_std) if self.mean_std else images
-        x = self.conv_2d(x)
-        for group in (self.layer_0, self.layer_1, self.layer_2, self.layer_3):
-            x = layers.run_blocks(group, x, mode, remat=self.remat)
-        x = self.activation(self.batchnorm(x, mode))
+        x = run_groups(self, self.conv_2d(x), mode, remat=self.remat)
+        if self.batchnorm is not None:
+            x = self.activation(self.batchnorm(x, mode))
         return self.logits(x.mean(axis=(1, 2)))
 
 
-def swish(depth: int, **arguments) -> PreActResNet:
+def swish(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
     """`preact-resnet-18-swish`: 'SAME' padding, momentum .01, input normalised inside."""
     return PreActResNet(
-        depth, padding=layers.same_padding, momentum=0.01, activation=jax.nn.silu,
-        normalizes_input=True, raw_shortcut=True, **arguments,
+        options, padding=layers.same_padding, momentum=0.01, activation=jax.nn.silu,
+        normalizes_input=True, raw_shortcut=True, has_final_batchnorm=True, rngs=rngs,
     )  # fmt: skip
 
 
-def relu(depth: int, **arguments) -> PreActResNet:
-    """`preact-resnet-18-relu`: symmetric padding, momentum .1, images taken as they are."""
+def _relu(options: Options, *, has_final_batchnorm: bool, rngs: nnx.Rngs) -> PreActResNet:
     return PreActResNet(
-        depth, padding=layers.symmetric_padding, momentum=0.1, activation=jax.nn.relu,
-        normalizes_input=False, raw_shortcut=False, **arguments,
+        options, padding=layers.symmetric_padding, momentum=0.1, activation=jax.nn.relu,
+        normalizes_input=False, raw_shortcut=False, has_final_batchnorm=has_final_batchnorm,
+        rngs=rngs,
     )  # fmt: skip
+
+
+def relu(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
+    """`preact-resnet-18-relu`: symmetric padding, momentum .1, images taken as they are."""
+    return _relu(options, has_final_batchnorm=True, rngs=rngs)
+
+
+def headless(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
+    """`preact-resnet-18-headless`: the ReLU form without the last BatchNorm and ReLU."""
+    return _relu(options, has_final_batchnorm=False, rngs=rngs)

@@ -9,7 +9,8 @@ import functools
 import jax
 from flax import nnx
 
-from score_jax.models import layers
+from score_jax.models import initializers, layers
+from score_jax.models.assembly import Options, add_groups, run_groups
 from score_jax.types import UserError
 
 
@@ -17,13 +18,16 @@ class Block(nnx.Module):
     """BatchNorm, activation, convolution, twice, plus the input.
 
     Where the width changes, the skip is a 1x1 convolution of the activated input; elsewhere it is
-    the raw input.
+    the raw input. Dropout stands before the second convolution (Yang et al., 2020).
     """
 
-    def __init__(self, in_channels, channels, stride, *, conv, batchnorm, activation, rngs):
+    def __init__(
+        self, in_channels, channels, stride, *, conv, batchnorm, dropout, activation, rngs
+    ):  # fmt: skip
         self.batchnorm_0 = batchnorm(in_channels)
         self.conv_0 = conv(in_channels, channels, 3, stride, rngs=rngs)
         self.batchnorm_1 = batchnorm(channels)
+        self.dropout = dropout()
         self.conv_1 = conv(channels, channels, 3, 1, rngs=rngs)
         self.shortcut = (
             conv(in_channels, channels, 1, stride, rngs=rngs) if in_channels != channels else None
@@ -34,15 +38,15 @@ class Block(nnx.Module):
         activated = self.activation(self.batchnorm_0(x, mode))
         skip = x if self.shortcut is None else self.shortcut(activated)
         out = self.activation(self.batchnorm_1(self.conv_0(activated), mode))
-        return self.conv_1(out) + skip
+        return self.conv_1(self.dropout(out, mode)) + skip
 
 
 class WideResNet(nnx.Module):
     """Three groups of (depth - 4) / 6 blocks at widths 16, 32, 64 times `width`."""
 
     def __init__(
-        self, depth, width, *, num_classes, in_channels, mean, std, precision, batchnorm_groups,
-        remat, rngs, padding, momentum, activation, normalizes_input,
+        self, depth, width, options: Options, *, padding, momentum, activation, normalizes_input,
+        rngs,
     ):  # fmt: skip
         if depth < 10 or (depth - 4) % 6 or width < 1:
             below = max(10, depth - (depth - 4) % 6)
@@ -51,51 +55,39 @@ class WideResNet(nnx.Module):
                 f"depth 6n + 4 (10, 16, 22, 28, 34, ...) and width 1 or more; use {below} or "
                 f"{below + 6}"
             )
-        conv = functools.partial(
-            layers.Conv, padding=padding, init=layers.fan_out_normal, precision=precision
-        )
-        batchnorm = functools.partial(
-            layers.BatchNorm, momentum=momentum, groups=batchnorm_groups
+        conv = options.conv(padding=padding, init=initializers.fan_out_normal)
+        batchnorm = options.batchnorm(momentum=momentum)
+        block = functools.partial(
+            Block, conv=conv, batchnorm=batchnorm, activation=activation,
+            dropout=layers.numbered_dropout(options.dropout), rngs=rngs,
         )  # fmt: skip
-        widths = [16, 16 * width, 32 * width, 64 * width]
-        self.init_conv = conv(in_channels, widths[0], 3, 1, rngs=rngs)
-        for group, stride in enumerate((1, 2, 2)):
-            blocks = {}
-            for index in range((depth - 4) // 6):
-                blocks[f"block_{index}"] = Block(
-                    widths[group] if index == 0 else widths[group + 1],
-                    widths[group + 1],
-                    stride if index == 0 else 1,
-                    conv=conv, batchnorm=batchnorm, activation=activation, rngs=rngs,
-                )  # fmt: skip
-            setattr(self, f"layer_{group}", nnx.Dict(blocks))
+        widths = (16, 16 * width, 32 * width, 64 * width)
+        self.init_conv = conv(options.image_shape[-1], widths[0], 3, 1, rngs=rngs)
+        counts = ((depth - 4) // 6,) * 3
+        add_groups(self, block, counts=counts, widths=widths, strides=(1, 2, 2))
         self.batchnorm = batchnorm(widths[-1])
-        self.logits = layers.Linear(
-            widths[-1], num_classes, bias_init=layers.zero_bias, precision=precision, rngs=rngs
-        )
-        self.activation, self.remat, self.batchnorm_momentum = activation, remat, momentum
-        self.mean_std = (mean, std) if normalizes_input else None
+        self.logits = options.logits(widths[-1], bias_init=initializers.zero_bias, rngs=rngs)
+        self.activation, self.remat, self.batchnorm_momentum = activation, options.remat, momentum
+        self.mean_std = (options.mean, options.std) if normalizes_input else None
 
     def __call__(self, images, mode):
         x = layers.normalize(images, *self.mean_std) if self.mean_std else images
-        x = self.init_conv(x)
-        for group in (self.layer_0, self.layer_1, self.layer_2):
-            x = layers.run_blocks(group, x, mode, remat=self.remat)
+        x = run_groups(self, self.init_conv(x), mode, remat=self.remat)
         x = self.activation(self.batchnorm(x, mode))
         return self.logits(x.mean(axis=(1, 2)))
 
 
-def swish(depth: int, width: int, **arguments) -> WideResNet:
+def swish(depth: int, width: int, options: Options, *, rngs: nnx.Rngs) -> WideResNet:
     """`wrn-D-W-swish`: 'SAME' padding, BatchNorm momentum .01, input normalised inside."""
     return WideResNet(
-        depth, width, padding=layers.same_padding, momentum=0.01, activation=jax.nn.silu,
-        normalizes_input=True, **arguments,
+        depth, width, options, padding=layers.same_padding, momentum=0.01,
+        activation=jax.nn.silu, normalizes_input=True, rngs=rngs,
     )  # fmt: skip
 
 
-def relu(depth: int, width: int, **arguments) -> WideResNet:
+def relu(depth: int, width: int, options: Options, *, rngs: nnx.Rngs) -> WideResNet:
     """`wrn-D-W-relu`: symmetric padding, BatchNorm momentum .1, images taken as they are."""
     return WideResNet(
-        depth, width, padding=layers.symmetric_padding, momentum=0.1, activation=jax.nn.relu,
-        normalizes_input=False, **arguments,
+        depth, width, options, padding=layers.symmetric_padding, momentum=0.1,
+        activation=jax.nn.relu, normalizes_input=False, rngs=rngs,
     )  # fmt: skip
