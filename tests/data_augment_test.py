@@ -1,4 +1,4 @@
-"""Pad-crop-flip: only crops and flips, all of them equally often, from the key alone."""
+"""Crops, flips and rotations: only those, all of them equally often, from the key alone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from score_jax.data.augment import AUGMENTATIONS, pad_crop_flip
+from score_jax.data.augment import AUGMENTATIONS, pad_crop_flip, rotate
 
 
 def numbered_images(count, size=8, channels=3):
@@ -15,10 +15,10 @@ def numbered_images(count, size=8, channels=3):
     return np.broadcast_to(pixels.reshape(size, size, channels), (count, size, size, channels))
 
 
-def all_crops(image, pad=4):
+def all_crops(image, pad=4, padding="constant"):
     """All (2 pad + 1)^2 crops, plain and mirrored: [row, column, flip, h, w, c]."""
     height, width, _ = image.shape
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=padding)
     return np.stack(
         [
             [
@@ -30,9 +30,9 @@ def all_crops(image, pad=4):
     )
 
 
-def places(outputs, image, pad=4):
+def places(outputs, image, pad=4, padding="constant"):
     """The (row, column, flip) of each output; fails where it is none of the crops."""
-    crops = all_crops(image, pad)
+    crops = all_crops(image, pad, padding)
     flat = crops.reshape(-1, image.size)
     table = {crop.tobytes(): i for i, crop in enumerate(flat)}
     assert len(table) == 2 * (2 * pad + 1) ** 2
@@ -40,11 +40,14 @@ def places(outputs, image, pad=4):
     return np.stack(np.unravel_index(indices, crops.shape[:3]), axis=1)
 
 
-def test_every_image_is_one_of_its_crops_and_all_come_equally_often(key):
-    images = numbered_images(8100)
-    outputs = np.asarray(jax.jit(pad_crop_flip)(key, jnp.asarray(images)))
+@pytest.mark.parametrize(
+    "name, padding", [("pad_crop_flip", "constant"), ("reflect_crop_flip", "reflect")]
+)
+def test_every_image_is_one_of_its_crops_and_all_come_equally_often(name, padding, key):
+    images = numbered_images(8100, size=12)  # Of 8, some reflected crops would be equal.
+    outputs = np.asarray(jax.jit(AUGMENTATIONS[name])(key, jnp.asarray(images)))
     counts = np.zeros((9, 9, 2))
-    np.add.at(counts, tuple(places(outputs, images[0]).T), 1)
+    np.add.at(counts, tuple(places(outputs, images[0], padding=padding).T), 1)
     assert counts.min() > 0  # 50 expected of each of 162.
     # Deviations: 28 of a row's or column's 900; 45 of the flips' 4050; chi squared 161 +- 18.
     assert np.abs(counts.sum((1, 2)) - 900).max() < 140
@@ -72,20 +75,58 @@ def test_type_and_shape_are_kept(dtype, shape, key):
         places(output[None], image, pad=2)
 
 
-def test_the_key_decides(key):
-    images = jnp.asarray(numbered_images(16))
-    one = pad_crop_flip(key, images)
-    np.testing.assert_array_equal(one, jax.jit(pad_crop_flip)(key, images))
-    assert not np.array_equal(one, pad_crop_flip(jax.random.key(1), images))
+TURNED = jax.jit(rotate)
 
 
-def test_devices_do_not_change_the_result_and_exchange_nothing(key):
-    images = numbered_images(16)
+@pytest.mark.parametrize("degrees", [-15, -13.7, -7.25, -1, 0, 0.3, 4.4, 9.9, 15])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (20, 33, 3)])
+def test_rotations_are_those_of_the_official_code(degrees, shape):
+    # torchvision's RandomRotation turns PIL images by this very call.
+    pillow = pytest.importorskip("PIL.Image")
+    image = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
+    expected = np.asarray(pillow.fromarray(image).rotate(degrees))
+    found = np.asarray(TURNED(image, jnp.float32(degrees)))
+    assert found.dtype == np.uint8
+    # Where a source lies on the border of two pixels, rounding decides between them.
+    assert (found != expected).any(-1).sum() <= 3
+
+
+def test_images_are_cropped_and_flipped_and_then_turned_by_up_to_15_degrees(key):
+    # A lone bright line through the middle tells the angle; its crop and flip keep it a line.
+    size = 49
+    images = np.zeros((400, size, size, 1), np.uint8)
+    images[:, size // 2] = 255
+    outputs = np.asarray(jax.jit(AUGMENTATIONS["pad_crop_flip_rotate"])(key, jnp.asarray(images)))
+    assert set(np.unique(outputs)) == {0, 255}
+    columns = np.arange(6, size - 6)
+    rows = outputs[:, :, 6:-6, 0].argmax(1)
+    slopes = np.array([np.polyfit(columns, row, 1)[0] for row in rows])
+    degrees = np.rad2deg(np.arctan(slopes))
+    assert -15.5 < degrees.min() < -14.5 and 14.5 < degrees.max() < 15.5
+    counts, _ = np.histogram(degrees, bins=5, range=(-15, 15))
+    assert counts.sum() > 380 and np.abs(counts - 80).max() < 35  # Deviations of 8.
+    # Turning comes last: whatever the crop, by more than 5 degrees it empties all four corners.
+    ones = jnp.ones((200, 16, 16, 1), jnp.uint8)
+    turned = np.asarray(AUGMENTATIONS["pad_crop_flip_rotate"](key, ones))
+    corners = turned[:, [0, 0, -1, -1], [0, -1, 0, -1], 0]
+    assert 0.6 < (corners == 0).all(1).mean() < 1 and turned[:, 8, 8].all()
+
+
+@pytest.mark.parametrize("name", sorted(set(AUGMENTATIONS) - {"none"}))
+def test_the_key_decides(name, key):
+    images, augment = jnp.asarray(numbered_images(16)), jax.jit(AUGMENTATIONS[name])
+    np.testing.assert_array_equal(augment(key, images), augment(jax.random.key(0), images))
+    assert not np.array_equal(augment(key, images), augment(jax.random.key(1), images))
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_devices_do_not_change_the_result_and_exchange_nothing(name, key):
+    images, augment = numbered_images(16), AUGMENTATIONS[name]
     mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
-    crop = jax.jit(pad_crop_flip, out_shardings=sharding)
+    crop = jax.jit(augment, out_shardings=sharding)
     sharded = jax.device_put(images, sharding)
-    np.testing.assert_array_equal(crop(key, sharded), pad_crop_flip(key, jnp.asarray(images)))
+    np.testing.assert_array_equal(crop(key, sharded), jax.jit(augment)(key, jnp.asarray(images)))
     program = crop.lower(key, sharded).compile().as_text()
     for exchange in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert exchange not in program

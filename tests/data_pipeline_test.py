@@ -115,6 +115,37 @@ def test_the_processes_share_the_batch(count, mixed):
         assert all(len(batch["labels"]) == 64 // count for batch in batches)
 
 
+def test_with_cutmix_a_part_of_the_batch_is_loaded(mixed):
+    with mixed.unlocked():
+        mixed.data.cutmix = 4
+    batch = pipeline.batch_at(mixed, 0)
+    assert batch["images"].shape == (16, 8, 8, 1) and batch["labels"].shape == (16,)
+    assert batch["generated"].sum() == 11  # int(16 * 0.7).
+    halves = [
+        next(pipeline.train_batches(mixed, 0, 1, process_index=i, process_count=2))
+        for i in range(2)
+    ]
+    joined = {name: np.concatenate([half[name] for half in halves]) for name in batch}
+    assert_same(joined, batch)
+    with pytest.raises(UserError, match="data.batch_size=64 loads 16 images .* by 32 processes"):
+        pipeline.train_batches(mixed, 0, 1, process_index=0, process_count=32)
+    mixed.data.cutmix = 5
+    with pytest.raises(UserError, match="data.batch_size=64 does not divide by data.cutmix=5"):
+        pipeline.train_batches(mixed, 0, 1)
+
+
+def test_with_repeats_labelled_images_come_that_often(mixed):
+    with mixed.unlocked():
+        mixed.data.repeats = 4
+    batch = pipeline.batch_at(mixed, 0)
+    labelled = [image.tobytes() for image in batch["images"][~batch["generated"]]]
+    assert len(labelled) == 20 and {labelled.count(image) for image in labelled} == {4}
+    assert batch["generated"].sum() == 44
+    mixed.data.repeats = 3
+    with pytest.raises(UserError, match="data.repeats=3 does not divide the 20 labelled"):
+        pipeline.train_batches(mixed, 0, 1)
+
+
 def test_validation_images_come_first_and_are_never_trained_on(config):
     images, labels = pipeline.validation_images(config)
     digits = sources.train_split("digits", config.data.dir)
@@ -171,5 +202,5 @@ def test_what_does_not_fit_is_refused_at_the_call(changes, part, config):
 
 
 def test_a_batch_that_does_not_divide_is_refused(config):
-    with pytest.raises(UserError, match="data.batch_size=64 does not divide by 3 processes"):
+    with pytest.raises(UserError, match="data.batch_size=64 loads 64 images .* by 3 processes"):
         pipeline.train_batches(config, 0, 1, process_index=0, process_count=3)

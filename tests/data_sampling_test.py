@@ -33,6 +33,24 @@ def test_counts_are_those_of_score(batch_size, fraction, expected):
     assert sampling.counts(batch_size, fraction) == expected
 
 
+@pytest.mark.parametrize(
+    "batch_size, cutmix, expected", [(512, 0, 512), (512, 1, 512), (512, 4, 128), (96, 3, 32)]
+)
+def test_with_cutmix_a_step_loads_a_part_of_its_batch(batch_size, cutmix, expected):
+    assert sampling.loaded_batch_size(batch_size, cutmix) == expected
+
+
+def test_epochs_with_cutmix_count_loaded_images():
+    # SCORE's code: --batch-size 128 with 4 versions has 391 steps an epoch.
+    assert -(-50000 // sampling.loaded_batch_size(512, 4)) == 391
+
+
+@pytest.mark.parametrize("cutmix, part", [(3, "data.cutmix=3 versions"), (-1, "data.cutmix=-1 is")])
+def test_impossible_versions_are_refused(cutmix, part):
+    with pytest.raises(UserError, match=part):
+        sampling.loaded_batch_size(512, cutmix)
+
+
 def test_a_pass_gives_each_image_once():
     whole = sampler(train_size=532, epoch_steps=16)  # 512 to train on: 16 batches of 32.
     for epoch in range(3):
@@ -59,6 +77,44 @@ def test_scores_epoch_sees_part_of_the_images_once():
     later = [score.batch(step) for step in range(98, 196)]
     again = np.concatenate([batch.indices[~batch.generated] for batch in later])
     assert 0.2 < np.isin(again, indices).mean() < 0.42  # 15,092 / 48,976 = 0.308.
+
+
+def test_repeats_hold_each_labelled_image_that_often():
+    # Gowal et al. 2021: 77 real images 4 times and 716 generated ones in a batch of 1024.
+    score = sampler(
+        train_size=2000,
+        batch_size=1024,
+        generated_size=10**6,
+        generated_per_batch=716,
+        labelled_repeats=4,
+    )
+    assert score.epoch_steps * 77 < 1980  # One permutation lasts for the epoch.
+    seen = []
+    for step in range(16):
+        batch = score.batch(step)
+        labelled, times = np.unique(batch.indices[~batch.generated], return_counts=True)
+        assert len(labelled) == 77 and (times == 4).all()
+        assert batch.generated.sum() == 716
+        assert len(np.unique(batch.indices[batch.generated])) > 700
+        seen.append(labelled)
+    # The permutation is consumed 77 at a time.
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(seen)), np.sort(score._labelled(0, 0, 16 * 77))
+    )
+    assert len(np.unique(np.concatenate(seen))) == 16 * 77
+
+
+def test_repeats_of_one_change_nothing():
+    for step in (0, 17):
+        one, two = mixed().batch(step), mixed(labelled_repeats=1).batch(step)
+        np.testing.assert_array_equal(one.indices, two.indices)
+
+
+def test_repeats_lie_anywhere_in_the_batch():
+    batch = sampler(labelled_repeats=4).batch(0)
+    firsts = [np.flatnonzero(batch.indices == index) for index in np.unique(batch.indices)]
+    gaps = np.concatenate([np.diff(places) for places in firsts])
+    assert len(set(gaps.tolist())) > 3
 
 
 def test_every_batch_is_full_and_none_holds_a_validation_image():
@@ -145,6 +201,12 @@ def test_the_images_of_a_run_never_change():
         (dict(validation_size=-1), "data.validation_size=-1"),
         (dict(generated_per_batch=33, generated_size=5), "33 generated"),
         (dict(generated_per_batch=3), "data.generated is empty"),
+        (dict(labelled_repeats=0), "data.repeats=0"),
+        (dict(labelled_repeats=3), "data.repeats=3 does not divide the 32 labelled images"),
+        (
+            dict(labelled_repeats=4, generated_per_batch=22, generated_size=5),
+            "data.repeats=4 does not divide the 10 labelled images of a batch of 32; change",
+        ),
     ],
 )
 def test_impossible_sizes_are_refused(changes, part):

@@ -1,5 +1,10 @@
-"""Augmentation on the device, inside the jitted step."""
+"""Augmentation on the device, inside the jitted step.
 
+Every image draws from the key and its place in the batch alone: sharding the batch does not
+change the result, and devices exchange nothing.
+"""
+
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,28 +13,60 @@ import jax.numpy as jnp
 from score_jax.types import Array, Key
 
 
-def pad_crop_flip(key: Key, images: Array, pad: int = 4) -> Array:
-    """Crops each image at a random place after padding it with zeros; mirrors half of them.
+def pad_crop_flip(key: Key, images: Array, pad: int = 4, padding: str = "constant") -> Array:
+    """Crops each image at a random place after padding it; mirrors half of them.
 
-    Each image draws one of (2 pad + 1)^2 places and a flip, all equally likely, from the key
-    and its place in the batch alone: sharding the batch does not change the result.
+    Each image draws one of (2 pad + 1)^2 places and a flip, all equally likely.
 
     Args:
       images: uint8 or float [b, h, w, c]; the type is kept.
-      pad: zeros added on each side, in pixels.
+      pad: pixels added on each side.
+      padding: 'constant' (zeros) or 'reflect' (mirrored about the outermost pixels).
     """
     batch, height, width, channels = images.shape
     rows_key, columns_key, flip_key = jax.random.split(key, 3)
     rows = jax.random.randint(rows_key, (batch,), 0, 2 * pad + 1)
     columns = jax.random.randint(columns_key, (batch,), 0, 2 * pad + 1)
     flips = jax.random.bernoulli(flip_key, 0.5, (batch,))
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=padding)
 
     def crop(image: Array, row: Array, column: Array, flip: Array) -> Array:
         window = jax.lax.dynamic_slice(image, (row, column, 0), (height, width, channels))
         return jnp.where(flip, window[:, ::-1], window)
 
     return jax.vmap(crop)(padded, rows, columns, flips)
+
+
+def rotate(image: Array, degrees: Array) -> Array:
+    """The image [h, w, c] turned counter-clockwise about its centre, its size and type kept.
+
+    Each pixel takes the value of the one that its centre came from; what came from outside is
+    zero. The same as torchvision's `rotate` with its defaults.
+    """
+    height, width, _ = image.shape
+    angle = jnp.deg2rad(degrees)
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    # From the centre of the image to the centre of each pixel; y points down.
+    y = (jnp.arange(height, dtype=angle.dtype) + (0.5 - height / 2))[:, None]
+    x = (jnp.arange(width, dtype=angle.dtype) + (0.5 - width / 2))[None, :]
+    rows = jnp.floor(sine * x + cosine * y + height / 2).astype(jnp.int32)
+    columns = jnp.floor(cosine * x - sine * y + width / 2).astype(jnp.int32)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    taken = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
+    return jnp.where(inside[:, :, None], taken, jnp.zeros((), image.dtype))
+
+
+def pad_crop_flip_rotate(key: Key, images: Array, max_degrees: float = 15.0) -> Array:
+    """`pad_crop_flip`, then a rotation of each image by U(-max_degrees, max_degrees).
+
+    For CIFAR-100 in SCORE's code.
+    """
+    crop_key, rotate_key = jax.random.split(key)
+    images = pad_crop_flip(crop_key, images)
+    degrees = jax.random.uniform(
+        rotate_key, images.shape[:1], jnp.float32, -max_degrees, max_degrees
+    )
+    return jax.vmap(rotate)(images, degrees)
 
 
 def no_augmentation(key: Key, images: Array) -> Array:
@@ -40,4 +77,7 @@ def no_augmentation(key: Key, images: Array) -> Array:
 AUGMENTATIONS: dict[str, Callable[[Key, Array], Array]] = {
     "none": no_augmentation,
     "pad_crop_flip": pad_crop_flip,
+    # Rice et al. 2020, Wu et al. 2020, Pang et al. 2021.
+    "reflect_crop_flip": functools.partial(pad_crop_flip, padding="reflect"),
+    "pad_crop_flip_rotate": pad_crop_flip_rotate,
 }

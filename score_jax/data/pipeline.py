@@ -54,6 +54,7 @@ def open_training_data(config: Any) -> TrainingData:
             f"data.name={data.name} is a generated set; train on data.name={spec.extends} with "
             f"data.generated={data.name}"
         )
+    loaded = sampling.loaded_batch_size(data.batch_size, data.get("cutmix", 0))
     labelled = sources.train_split(data.name, data.dir)
     generated, per_batch = None, 0
     if data.generated:
@@ -65,21 +66,22 @@ def open_training_data(config: Any) -> TrainingData:
                 f"data.name={data.name}; known: {', '.join(known) or 'none'}"
             )
         generated = sources.train_split(data.generated, data.dir)
-        _, per_batch = sampling.counts(data.batch_size, data.generated_fraction)
+        _, per_batch = sampling.counts(loaded, data.generated_fraction)
     sampler = sampling.Sampler(
         seed=config.seed,
         train_size=len(labelled),
         validation_size=data.validation_size,
-        batch_size=data.batch_size,
+        batch_size=loaded,
         epoch_steps=steps_per_epoch(config, train_size),
         generated_size=len(generated) if generated is not None else 0,
         generated_per_batch=per_batch,
+        labelled_repeats=data.get("repeats", 1),
     )
     return TrainingData(labelled, generated, sampler)
 
 
 def batch_at(config: Any, step: int) -> dict[str, np.ndarray]:
-    """The whole batch `step` of a run, whatever the hosts: a pure function of seed and step."""
+    """The whole batch `step` as loaded, whatever the hosts: a pure function of seed and step."""
     return open_training_data(config).batch_at(step)
 
 
@@ -100,21 +102,23 @@ def train_batches(
       process_index, process_count: JAX's own unless given.
 
     Returns:
-      dicts of NumPy arrays: images uint8[b, h, w, c], labels int32[b], generated bool[b].
+      dicts of NumPy arrays: images uint8[b, h, w, c], labels int32[b], generated bool[b]. With
+      CutMix, b counts the loaded images, of which the step makes `data.cutmix` versions.
 
     Raises:
       UserError: the batch does not divide by the processes, and those of `open_training_data`.
     """
     count = jax.process_count() if process_count is None else process_count
     index = jax.process_index() if process_index is None else process_index
-    batch_size = config.data.batch_size
-    if batch_size % count:
-        raise UserError(
-            f"data.batch_size={batch_size} does not divide by {count} processes; give a multiple"
-        )
-    share = batch_size // count
-    part = slice(index * share, (index + 1) * share)
     data = open_training_data(config)
+    loaded = data.sampler.batch_size
+    if loaded % count:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} loads {loaded} images a step, which do not "
+            f"divide by {count} processes; give a multiple"
+        )
+    share = loaded // count
+    part = slice(index * share, (index + 1) * share)
     # Errors of the arguments come from this call, not from the first batch.
     return _run_ahead(data, part, start_step, num_steps, config.data.prefetch)
 

@@ -21,6 +21,29 @@ def counts(batch_size: int, generated_fraction: float) -> tuple[int, int]:
     return batch_size - generated, generated
 
 
+def loaded_batch_size(batch_size: int, cutmix: int) -> int:
+    """Images that a step loads: the batch, or, with CutMix, one of its `cutmix` equal versions.
+
+    Epochs count loaded images: SCORE's code at 128 loaded images trains on batches of 4 * 128
+    and takes 391 steps for 50,000 images.
+
+    Args:
+      batch_size: images that a step trains on.
+      cutmix: CutMix versions of each loaded image; 0: no CutMix.
+
+    Raises:
+      UserError: a negative number of versions, or versions that do not divide the batch.
+    """
+    if cutmix < 0:
+        raise UserError(f"data.cutmix={cutmix} is negative; give 0 (off) or more")
+    if batch_size % max(1, cutmix):
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide by data.cutmix={cutmix} versions; "
+            "give a multiple"
+        )
+    return batch_size // max(1, cutmix)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The images of one batch.
@@ -43,6 +66,9 @@ class Sampler:
     validation_size: how many of them, from index 0 on, are never given.
     epoch_steps: steps between fresh permutations.
     generated_size: images in the generated set; generated_per_batch: how many a batch takes.
+    labelled_repeats: how often a batch holds each of its labelled images, which it takes that
+      many times fewer of (the emulated workers of Gowal et al., 2021, whose workers read the same
+      images); generated images are not repeated.
     """
 
     seed: int
@@ -52,6 +78,7 @@ class Sampler:
     epoch_steps: int
     generated_size: int = 0
     generated_per_batch: int = 0
+    labelled_repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -72,18 +99,33 @@ class Sampler:
             )
         if self.generated_per_batch and not self.generated_size:
             raise UserError("data.generated is empty but data.generated_fraction asks for images")
+        if self.labelled_repeats < 1:
+            raise UserError(
+                f"data.repeats={self.labelled_repeats}; give 1 (each image once) or more"
+            )
+        if self._labelled_per_batch % self.labelled_repeats:
+            raise UserError(
+                f"data.repeats={self.labelled_repeats} does not divide the "
+                f"{self._labelled_per_batch} labelled images of a batch of {self.batch_size}; "
+                "change data.batch_size or data.generated_fraction until it does"
+            )
+
+    @property
+    def _labelled_per_batch(self) -> int:
+        return self.batch_size - self.generated_per_batch
 
     def batch(self, step: int) -> Selection:
         """The images of batch `step`, counted from 0 over the whole run."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
         epoch, step_in_epoch = divmod(step, self.epoch_steps)
-        per_batch = self.batch_size - self.generated_per_batch
-        labelled = self._labelled(epoch, step_in_epoch * per_batch, per_batch)
+        distinct = self._labelled_per_batch // self.labelled_repeats
+        labelled = self._labelled(epoch, step_in_epoch * distinct, distinct)
+        labelled = np.tile(labelled, self.labelled_repeats)
         extra = _bits(self.generated_per_batch, self.seed, GENERATED, step)
         extra %= np.uint64(max(1, self.generated_size))
         indices = np.concatenate([labelled, extra.astype(np.int64)])
-        generated = np.arange(self.batch_size) >= per_batch
+        generated = np.arange(self.batch_size) >= self._labelled_per_batch
         # BatchNorm's groups are contiguous slices of the batch: each must hold the same mixture.
         positions = np.argsort(_bits(self.batch_size, self.seed, POSITIONS, step), kind="stable")
         return Selection(indices[positions], generated[positions])
