@@ -1,6 +1,6 @@
 """Our parameter trees as PyTorch state_dicts in the field's names, and back.
 
-One table per family says how a module of ours is called there; the leaves follow from their kind.
+`interop_names` says how a module of ours is called there; the leaves follow from their kind.
 Only values move: no code of a stored file is run.
 """
 
@@ -12,61 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from score_jax.interop_names import NAMES
 from score_jax.types import BatchStats, Params, UserError
 
-# Left: our module path, with {g} for the group and {i} for the block. Right: the stored name, with
-# {g1} = g + 1 where the lineage counts groups from one. A line reads in both directions.
-NAMES: dict[str, tuple[tuple[str, str], ...]] = {
-    r"wrn-\d+-\d+-swish": (
-        ("init_conv", "init_conv"),
-        ("layer_{g}/block_{i}/batchnorm_0", "layer.{g}.block.{i}.batchnorm_0"),
-        ("layer_{g}/block_{i}/conv_0", "layer.{g}.block.{i}.conv_0"),
-        ("layer_{g}/block_{i}/batchnorm_1", "layer.{g}.block.{i}.batchnorm_1"),
-        ("layer_{g}/block_{i}/conv_1", "layer.{g}.block.{i}.conv_1"),
-        ("layer_{g}/block_{i}/shortcut", "layer.{g}.block.{i}.shortcut"),
-        ("batchnorm", "batchnorm"),
-        ("logits", "logits"),
-    ),
-    r"wrn-\d+-\d+-relu": (
-        ("init_conv", "conv1"),
-        ("layer_{g}/block_{i}/batchnorm_0", "block{g1}.layer.{i}.bn1"),
-        ("layer_{g}/block_{i}/conv_0", "block{g1}.layer.{i}.conv1"),
-        ("layer_{g}/block_{i}/batchnorm_1", "block{g1}.layer.{i}.bn2"),
-        ("layer_{g}/block_{i}/conv_1", "block{g1}.layer.{i}.conv2"),
-        ("layer_{g}/block_{i}/shortcut", "block{g1}.layer.{i}.convShortcut"),
-        ("batchnorm", "bn1"),
-        ("logits", "fc"),
-    ),
-    r"preact-resnet-18-swish": (
-        ("conv_2d", "conv_2d"),
-        ("layer_{g}/block_{i}/batchnorm_0", "layer_{g}.{i}.batchnorm_0"),
-        ("layer_{g}/block_{i}/conv_2d_1", "layer_{g}.{i}.conv_2d_1"),
-        ("layer_{g}/block_{i}/batchnorm_1", "layer_{g}.{i}.batchnorm_1"),
-        ("layer_{g}/block_{i}/conv_2d_2", "layer_{g}.{i}.conv_2d_2"),
-        ("layer_{g}/block_{i}/shortcut", "layer_{g}.{i}.shortcut"),
-        ("batchnorm", "batchnorm"),
-        ("logits", "logits"),
-    ),
-    r"preact-resnet-18-relu": (
-        ("conv_2d", "conv1"),
-        ("layer_{g}/block_{i}/batchnorm_0", "layer{g1}.{i}.bn1"),
-        ("layer_{g}/block_{i}/conv_2d_1", "layer{g1}.{i}.conv1"),
-        ("layer_{g}/block_{i}/batchnorm_1", "layer{g1}.{i}.bn2"),
-        ("layer_{g}/block_{i}/conv_2d_2", "layer{g1}.{i}.conv2"),
-        ("layer_{g}/block_{i}/shortcut", "layer{g1}.{i}.shortcut.0"),
-        ("batchnorm", "bn"),
-        ("logits", "linear"),
-    ),
-    r"cnn-3": (
-        ("conv_0", "conv_0"),
-        ("batchnorm_0", "batchnorm_0"),
-        ("conv_1", "conv_1"),
-        ("batchnorm_1", "batchnorm_1"),
-        ("conv_2", "conv_2"),
-        ("batchnorm_2", "batchnorm_2"),
-        ("logits", "logits"),
-    ),
-}
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -89,15 +37,17 @@ def _rules(model_name: str) -> tuple[tuple[str, str], ...]:
 
 def _torch_module(model_name: str, path: str) -> tuple[int, int, int, str]:
     """The stored name of one of our modules, behind its place in the stored order."""
-    for place, (ours, theirs) in enumerate(_rules(model_name)):
+    rules = _rules(model_name)
+    # The stem, the blocks in order, the rest.
+    num_stem = next((place for place, (ours, _) in enumerate(rules) if "{g}" in ours), 0)
+    for place, (ours, theirs) in enumerate(rules):
         pattern = ours.replace("{g}", r"(?P<g>\d+)").replace("{i}", r"(?P<i>\d+)")
         if match := re.fullmatch(pattern, path):
             found = {name: int(value) for name, value in match.groupdict().items()}
             group, block = found.get("g", -1), found.get("i", -1)
             name = theirs.format(g=group, g1=group + 1, i=block)
-            before = 0 if place == 0 else 1  # The stem, the blocks in order, the rest.
-            after = 2 if group < 0 and before else before
-            return (after, group, block * 100 + place, name)
+            section = 0 if place < num_stem else 2 if group < 0 else 1
+            return (section, group, block * 100 + place, name)
     raise UserError(f"model {model_name!r} has no PyTorch name for {path!r}.")
 
 
@@ -124,7 +74,10 @@ def _ordered(model_name: str, params: Params, batch_stats: BatchStats) -> Iterat
 
 
 def _to_torch_layout(values: np.ndarray) -> np.ndarray:
-    """HWIO to OIHW, [in, out] to [out, in]; vectors as they are."""
+    """HWIO to OIHW, [in, out] to [out, in]; vectors as they are.
+
+    Features are flattened channels first on both sides, so that rows need no reordering.
+    """
     return values.transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[values.ndim])
 
 

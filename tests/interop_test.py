@@ -1,67 +1,39 @@
 """Weights under the field's names, and the PyTorch networks they belong to."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from score_jax import interop, models, torch_models
+from score_jax import interop, torch_models
 from score_jax.models import NormalizeBy
 from score_jax.types import UserError
+from tests.tiny_networks import SHAPES, arguments, create, images, template, weights
 
 torch.set_num_threads(1)  # Tiny networks: more threads only wait for each other.
 
-SHAPES = {
-    "cnn-3": (8, 8, 1),
-    "wrn-16-2-swish": (16, 16, 3),
-    "wrn-16-1-relu": (16, 16, 3),
-    "preact-resnet-18-swish": (16, 16, 3),
-    "preact-resnet-18-relu": (16, 16, 3),
-}
-
-
-def arguments(shape, num_classes=10):
-    channels = shape[-1]
-    return dict(
-        num_classes=num_classes,
-        image_shape=shape,
-        mean=(0.4, 0.5, 0.6)[:channels],
-        std=(0.2, 0.3, 0.25)[:channels],
-    )
-
-
-def template(name, shape=(32, 32, 3)):
-    return jax.eval_shape(models.create(name, **arguments(shape)).init, jax.random.key(0))
-
-
-def filled(tree):
-    """Every leaf random and of order 1, so that a swapped pair shows in the logits."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        values = rng.uniform(0.5, 1.5, leaf.shape)
-        if len(leaf.shape) > 1:
-            values = rng.normal(0, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
-        return values.astype(np.float32)
-
-    return jax.tree.map(draw, tree)
-
-
-def weights(name):
-    return filled(template(name, SHAPES[name]))
-
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_both_networks_give_the_same_logits(name):
+def test_both_networks_give_the_same_logits_and_gradients(name):
     params, batch_stats = weights(name)
     network = torch_models.create(name, **arguments(SHAPES[name]))
     network.load_state_dict(interop.to_state_dict(name, params, batch_stats), strict=True)
-    images = np.random.default_rng(1).uniform(0, 1, (3, *SHAPES[name])).astype(np.float32)
-    classifier = models.create(name, **arguments(SHAPES[name]))
-    ours, _ = classifier.apply(params, batch_stats, images, normalize_by=NormalizeBy.RUNNING)
-    theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    classifier, x = create(name), images(name, 2)
+    probe = np.cos(np.arange(20, dtype=np.float32)).reshape(2, 10)
+
+    def projected(x):
+        logits, _ = classifier.apply(params, batch_stats, x, normalize_by=NormalizeBy.RUNNING)
+        return jnp.vdot(logits, probe), logits
+
+    ours, gradient = jax.grad(projected, has_aux=True)(x)[::-1]
+    leaf = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    theirs = network(leaf)
+    (their_gradient,) = torch.autograd.grad((theirs * torch.from_numpy(probe)).sum(), leaf)
+    theirs, their_gradient = theirs.detach().numpy(), their_gradient.numpy().transpose(0, 2, 3, 1)
     assert np.ptp(theirs) > 0.05
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+    for a, b in ((ours, theirs), (gradient, their_gradient)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -78,6 +50,18 @@ def test_round_trip_is_the_identity(name):
     back = interop.from_state_dict(name, state, template(name, SHAPES[name]))
     assert jax.tree.structure(back) == jax.tree.structure(trees)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, trees))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters", "linear"),
+    [("cnn-001", 1_199_882, "fc1"), ("cnn-002", 312_202, "classifier.fc1")],
+)
+def test_sizes_of_the_networks_of_28_pixels(name, num_parameters, linear):
+    with torch.device("meta"):
+        network = torch_models.create(name, **arguments((28, 28, 1)))
+    assert sum(value.numel() for value in network.parameters()) == num_parameters
+    features = template(name, (28, 28, 1))[0]["fc" if name == "cnn-001" else "fc_0"]["kernel"]
+    assert network.state_dict()[f"{linear}.weight"].shape == features.shape[::-1]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +104,38 @@ def test_round_trip_is_the_identity(name):
                 "layer2.0.shortcut.0.weight": (128, 64, 1, 1),
                 "bn.running_mean": (512,),
                 "linear.weight": (10, 512),
+            },
+        ),
+        (
+            "preact-resnet-18-headless", None, 11_171_146,
+            {"layer4.1.bn2.weight": (512,), "linear.bias": (10,)},
+        ),
+        (
+            "resnet-18", 122, 11_173_962,
+            {
+                "bn1.running_var": (64,),
+                "layer2.0.shortcut.0.weight": (128, 64, 1, 1),
+                "layer2.0.shortcut.1.bias": (128,),
+                "layer4.1.conv2.weight": (512, 512, 3, 3),
+                "linear.weight": (10, 512),
+            },
+        ),
+        (
+            "resnet-50", 320, 23_528_522,
+            {
+                "conv1.weight": (64, 3, 7, 7),
+                "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+                "layer3.5.bn3.running_mean": (1024,),
+                "fc.weight": (10, 2048),
+            },
+        ),
+        (
+            "small-cnn", None, 1_639_282,
+            {
+                "block3_conv2.weight": (196, 196, 3, 3),
+                "block1_conv1.bias": (64,),
+                "batchnorm3_1.weight": (196,),
+                "fc1.weight": (256, 3136),
             },
         ),
     ],

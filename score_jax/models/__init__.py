@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flax import nnx
 
-from score_jax.models import preact_resnet, small_cnn, wide_resnet
+from score_jax.models import plain_cnn, preact_resnet, resnet, small_cnn, wide_resnet
 from score_jax.models.assembly import Options
 from score_jax.models.classifier import Classifier, NormalizeBy, from_nnx
 from score_jax.models.layers import Precision
@@ -46,6 +46,11 @@ MODELS = {
     "preact-resnet-18-headless": Network(
         "preact-resnet-18-headless", preact_resnet.headless, takes_init=True
     ),
+    "resnet-18": Network("resnet-18", resnet.resnet_18),
+    "resnet-50": Network("resnet-50", resnet.resnet_50, takes_dropout=True),
+    "small-cnn": Network("small-cnn", plain_cnn.SmallCNN),
+    "cnn-001": Network("cnn-001", plain_cnn.CNN001),
+    "cnn-002": Network("cnn-002", plain_cnn.CNN002),
     "cnn-3": Network("cnn-3", small_cnn.SmallCNN),
 }
 INITS = {"torch": "PyTorch's, or the lineage's own", "haiku": "DeepMind's"}

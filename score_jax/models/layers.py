@@ -246,6 +246,33 @@ def _spread(per_channel: Array) -> Array:
     return per_channel[:, None, None, None]
 
 
+def max_pool(x: Array, size: int, stride: int, padding: int = 0) -> Array:
+    """The largest of each window of f[b, h, w, c], as PyTorch's MaxPool2d.
+
+    The gradient goes to the first of equal values, row by row, and NaN stays NaN. Comparisons of
+    shifted views: XLA's own gradient of a window's maximum leaves the CPU's fast path.
+    """
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
+    if padding:
+        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        x = jnp.pad(x, edges, constant_values=-jnp.inf)
+    largest = None
+    for top in range(size):
+        rows = x[:, top : top + stride * (height - 1) + 1 : stride]
+        for left in range(size):
+            view = rows[:, :, left : left + stride * (width - 1) + 1 : stride]
+            if largest is None:
+                largest = view
+            else:
+                largest = jnp.where((view > largest) | jnp.isnan(view), view, largest)
+    return largest
+
+
+def flatten(x: Array) -> Array:
+    """f[b, h, w, c] as f[b, c·h·w], channels first: the order of PyTorch's linear weights."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """(images - mean) / std per channel, in the images' dtype."""
     center, scale = (jnp.asarray(v, images.dtype)[None, None, None] for v in (mean, std))
