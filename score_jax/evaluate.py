@@ -1,14 +1,15 @@
-"""The evaluation job: clean and PGD accuracy of an exported model on the test split.
+"""The evaluation job: clean and attacked accuracy of an exported model on the test split.
 
 PGD is a quick check, made in JAX on every device; the figure to report is AutoAttack's.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,32 @@ import numpy as np
 
 from score_jax import config as config_module
 from score_jax import config_rules, export
-from score_jax.attacks import PGD, pgd
+from score_jax.attacks import PGD, multi_targeted, pgd
 from score_jax.data import sources
 from score_jax.data.sources import Images
-from score_jax.evaluate_examiner import LOSSES, Examiner
+from score_jax.evaluate_examiner import MULTI_TARGETED, Examiner
 from score_jax.export import Artifact
-from score_jax.types import Key, UserError
+from score_jax.types import UserError, lookup
 from score_jax.workdir import library_versions, write_json_atomic
 
 LOGGER = logging.getLogger("score_jax")
 
-CURVE_LOSS = "margin"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """An attack of this job: an image counts as robust where it withstands each of `losses`.
+
+    The last loss makes the curve, the first one the example images.
+    """
+
+    losses: tuple[str, ...]
+    steps: int
+
+
+ATTACKS = {
+    "pgd": Kind(losses=("cross_entropy", "margin"), steps=40),
+    MULTI_TARGETED: Kind(losses=(MULTI_TARGETED,), steps=multi_targeted.NUM_STEPS),
+}
 # Multiples of eps; the curve goes on along FURTHER until next to nothing is left.
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 FURTHER = (2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
@@ -46,7 +62,8 @@ def evaluate(
     num_examples: int = 0,
     batch_size: int = 500,
     eps: float | None = None,
-    steps: int = 40,
+    attack: str = "pgd",
+    steps: int | None = None,
     eps_curve: bool = True,
     name: str = "",
     seed: int = 0,
@@ -58,39 +75,44 @@ def evaluate(
       num_examples: the first so many test images; 0: all.
       batch_size: images in one forward pass, over all devices.
       eps: radius in pixel units; None: the model's own.
-      steps: of PGD.
+      attack: 'pgd', the worst case of two losses, or 'multi_targeted' (Yang et al. 2020).
+      steps: of each PGD; None: 40, or 20 where it is targeted.
       eps_curve: also measure over a range of radii.
-      name: of the result; '': 'pgd40'.
+      name: of the result; '': 'pgd40' or 'multi_targeted20'.
       seed: of the random starts.
 
     Returns:
       The main numbers and the path of the result.
 
     Raises:
-      UserError: an impossible radius or selection, a dataset that does not fit the model, or a
-        result of that name by another model.
+      UserError: an unknown attack, an impossible radius or selection, a dataset that does not fit
+        the model, or a result of that name by another model.
     """
     started = time.monotonic()
+    kind = lookup(ATTACKS, "attack", attack)
+    steps = kind.steps if steps is None else steps
+    attack_name = f"{attack}{steps}"
+    names = [attack_name if loss == attack else f"{attack_name}-{loss}" for loss in kind.losses]
     loaded = export.load(artifact)
-    attack, step_rule = _attack(loaded, eps, steps)
-    eps, norm = attack.threat.eps, loaded.spec["norm"]
-    name = name or f"pgd{steps}"
+    walk, step_rule = _attack(loaded, attack, eps, steps)
+    eps, norm = walk.threat.eps, loaded.spec["norm"]
+    name = name or attack_name
     folder = _result_folder(loaded, name)
     data = _test_images(loaded, data_dir)
     indices = _selection(data, num_examples)
-    examiner = Examiner(loaded, data, attack, min(batch_size, len(indices)))
+    examiner = Examiner(loaded, data, walk, kind.losses, min(batch_size, len(indices)))
     key = jax.random.key(seed)
 
     right = indices[examiner.clean_predictions(indices) == data.labels[indices]]
     LOGGER.info("clean accuracy %.2f%% on %d images", _percent(right, indices), len(indices))
     robust, attacks = right, []
-    for number, loss in enumerate(LOSSES):
+    for number, loss in enumerate(kind.losses):
         before = time.monotonic()
         kept = examiner.survivors(loss, right, eps, jax.random.fold_in(key, number))
         robust = np.intersect1d(robust, kept)
         attacks.append(
             {
-                "name": f"pgd{steps}-{loss}",
+                "name": names[number],
                 "accuracy": len(kept) / len(indices),
                 "robust_accuracy": len(robust) / len(indices),
                 "seconds": round(time.monotonic() - before, 3),
@@ -99,8 +121,9 @@ def evaluate(
         LOGGER.info("%s: %.2f%% withstand it", attacks[-1]["name"], _percent(kept, indices))
     curve = []
     if eps_curve:
-        key_ = jax.random.fold_in(key, len(LOSSES))
-        curve = list(_curve(examiner, right, len(indices), eps, norm, key_))
+        key_ = jax.random.fold_in(key, len(kind.losses))
+        losing = functools.partial(examiner.survivors, kind.losses[-1], key=key_)
+        curve = list(_curve(losing, right, len(indices), eps, norm))
 
     result = {
         "clean_accuracy": len(right) / len(indices),
@@ -109,17 +132,17 @@ def evaluate(
         "note": NOT_OFFICIAL,
         "attacks": attacks,
         "eps_curve": curve,
-        "eps_curve_attack": f"pgd{steps}-{CURVE_LOSS}; an image lost at a radius stays lost at "
+        "eps_curve_attack": f"{names[-1]}; an image lost at a radius stays lost at "
         "larger ones, whose balls contain it",
         "num_examples": len(indices),
         "dataset": data.name,
         "norm": norm,
         "eps": {"value": eps, "written": config_module.write_eps(eps)},
-        "attack": f"pgd{steps}",
+        "attack": attack_name,
         "num_steps": steps,
-        "step_size": float(attack.step_size),
+        "step_size": float(walk.step_size),
         "step_size_rule": step_rule,
-        "start": attack.start,
+        "start": walk.start,
         "restarts": 1,
         "seed": seed,
         "model_sha256": _model_sha256(loaded),
@@ -136,7 +159,7 @@ def evaluate(
         write_json_atomic(folder / "result.json", result)
     shown = ("clean_accuracy", "robust_accuracy", "num_examples", "norm", "note", "seconds")
     return {
-        "attack": f"pgd{steps}, worst case of {' and '.join(LOSSES)}",
+        "attack": f"worst case of {' and '.join(names)}",
         "eps": result["eps"]["written"],
         **{field: result[field] for field in shown},
         "result": str(folder / "result.json"),
@@ -144,7 +167,7 @@ def evaluate(
 
 
 def _curve(
-    examiner: Examiner, right: np.ndarray, count: int, eps: float, norm: str, key: Key
+    survivors: Callable[..., np.ndarray], right: np.ndarray, count: int, eps: float, norm: str
 ) -> Iterator[dict[str, float]]:
     left = right
     for multiple in MULTIPLES + FURTHER:
@@ -154,12 +177,12 @@ def _curve(
         if multiple in FURTHER and len(left) <= NEXT_TO_NOTHING * count:
             return
         if multiple > 0:
-            left = examiner.survivors(CURVE_LOSS, left, radius, key)
+            left = survivors(left, radius)
         LOGGER.info("eps %.4g: %.2f%%", radius, 100 * len(left) / count)
         yield {"eps": radius, "accuracy": len(left) / count}
 
 
-def _attack(artifact: Artifact, eps: float | None, steps: int) -> tuple[PGD, str]:
+def _attack(artifact: Artifact, name: str, eps: float | None, steps: int) -> tuple[PGD, str]:
     """The PGD and where its step size is from: the selection attack's, where that is the same."""
     spec = artifact.spec
     missing = [field for field in ("dataset", "norm", "eps") if field not in spec]
@@ -173,7 +196,9 @@ def _attack(artifact: Artifact, eps: float | None, steps: int) -> tuple[PGD, str
         raise UserError(f"--steps={steps} is no attack; give 1 or more")
     own = (spec.get("config") or {}).get("validation", {}).get("attack", {})
     step_size, rule = 2.5 * eps / steps, "2.5 * eps / num_steps"
-    if own.get("num_steps") == steps and abs(own.get("eps", -1) - eps) < 1e-9:
+    if name == MULTI_TARGETED:
+        step_size, rule = eps / multi_targeted.STEPS_PER_EPS, "eps / 10 (Yang et al. 2020)"
+    elif own.get("num_steps") == steps and abs(own.get("eps", -1) - eps) < 1e-9:
         step_size, rule = own["step_size"], "config.validation.attack.step_size"
     attack = pgd.create(norm=spec["norm"], eps=eps, step_size=step_size, num_steps=steps)
     return dataclasses.replace(attack, start="uniform"), rule

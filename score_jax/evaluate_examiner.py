@@ -1,7 +1,7 @@
 """An exported model's answers to test images, clean and attacked, on every device."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,13 @@ import numpy as np
 
 from score_jax import evaluation, mesh
 from score_jax.attacks import PGD, pgd
+from score_jax.attacks.multi_targeted import MultiTargeted
 from score_jax.data.sources import Images
-from score_jax.divergences import ATTACK_LOSSES
+from score_jax.divergences import ATTACK_LOSSES, label_cross_entropy
 from score_jax.export import Artifact
 from score_jax.types import Array, Key
 
-LOSSES = ("cross_entropy", "margin")
+MULTI_TARGETED = "multi_targeted"
 
 
 class Examiner:
@@ -24,7 +25,15 @@ class Examiner:
     batch size or on the number of devices.
     """
 
-    def __init__(self, artifact: Artifact, data: Images, attack: PGD, batch_size: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        data: Images,
+        attack: PGD,
+        losses: Sequence[str],
+        batch_size: int,
+    ) -> None:
+        """Losses: of `divergences.ATTACK_LOSSES`, or `MULTI_TARGETED` for the attack around it."""
         self._layout = mesh.create()
         devices = self._layout.num_devices
         self._batch_size = -(-batch_size // devices) * devices
@@ -41,7 +50,7 @@ class Examiner:
                 functools.partial(self._adversarial, loss),
                 in_shardings=(whole, split, whole, whole),
             )
-            for loss in LOSSES
+            for loss in losses
         }
 
     def clean_predictions(self, indices: np.ndarray) -> np.ndarray:
@@ -64,7 +73,7 @@ class Examiner:
         """What the report shows: clean and adversarial images, answers, input gradients."""
         key, found = jax.device_put(key, self._layout.replicated), []
         for part, batch in self._batches(indices):
-            attack = self.attacks["cross_entropy"]
+            attack = next(iter(self.attacks.values()))
             adversarial, predictions = attack(self._held, batch, key, np.float32(eps))
             answers = {
                 "adversarial": adversarial,
@@ -93,28 +102,35 @@ class Examiner:
             }
             yield part, self._layout.put_batch(evaluation.process_part(batch))
 
-    def _loss(self, held, loss, labels):
-        logits = self._logits(held["params"], held["batch_stats"])
-        return logits, lambda images: ATTACK_LOSSES[loss](logits(images), labels)
-
     def _predict(self, held, batch):
-        logits, _ = self._loss(held, "margin", batch["labels"])
+        logits = self._logits(held["params"], held["batch_stats"])
         return logits(_pixels(batch)).argmax(-1).astype(jnp.int32)
 
     def _gradient(self, held, batch):
-        _, loss = self._loss(held, "cross_entropy", batch["labels"])
-        return jax.grad(lambda images: loss(images).sum())(_pixels(batch))
+        logits = self._logits(held["params"], held["batch_stats"])
+
+        def loss(images):
+            return label_cross_entropy(logits(images), batch["labels"]).sum()
+
+        return jax.grad(loss)(_pixels(batch))
 
     def _adversarial(self, name, held, batch, key, eps):
-        logits, loss = self._loss(held, name, batch["labels"])
+        logits, labels = self._logits(held["params"], held["batch_stats"]), batch["labels"]
         attack = pgd.epsilon_sweep(self._attack, eps)
         images = _pixels(batch)
 
-        def draw(index):
-            image_key = jax.random.fold_in(key, index)
-            return attack.threat.noise(image_key, images.shape[1:], jnp.float32)
+        def draw(key):
+            def one(index):
+                image_key = jax.random.fold_in(key, index)
+                return attack.threat.noise(image_key, images.shape[1:], jnp.float32)
 
-        adversarial = attack(loss, key, images, jax.vmap(draw)(batch["indices"]))
+            return jax.vmap(one)(batch["indices"])
+
+        if name == MULTI_TARGETED:
+            adversarial = MultiTargeted(attack=attack)(logits, key, images, labels, draw)
+        else:
+            loss = ATTACK_LOSSES[name]
+            adversarial = attack(lambda x: loss(logits(x), labels), key, images, draw(key))
         return adversarial, logits(adversarial).argmax(-1).astype(jnp.int32)
 
 

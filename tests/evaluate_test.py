@@ -100,6 +100,23 @@ def test_a_linear_classifier_loses_exactly_what_theory_says(judge, data, norm, d
     assert 0 < result["robust_accuracy"] < result["clean_accuracy"]
 
 
+def test_the_multi_targeted_attack_reaches_the_same_in_two_classes(judge, data):
+    options = {"attack": "multi_targeted", "steps": None, "eps": 0.05, "name": "pgd8"}
+    result, examples = judge(WEIGHTS, **options)
+    distance = margins(data, np.abs(WEIGHTS).sum())
+    assert result["robust_accuracy"] == (distance > 0.05).mean()
+    assert [row["accuracy"] for row in result["eps_curve"][:9]] == [
+        (distance > row["eps"]).mean() for row in result["eps_curve"][:9]
+    ]
+    assert [entry["name"] for entry in result["attacks"]] == ["multi_targeted20"]
+    assert (result["attack"], result["num_steps"]) == ("multi_targeted20", 20)
+    assert result["step_size"] == pytest.approx(0.005)
+    assert result["step_size_rule"] == "eps / 10 (Yang et al. 2020)"
+    assert np.abs(examples["adversarial"] - examples["clean"]).max() == pytest.approx(0.05)
+    small = judge(WEIGHTS, batch_size=4, **options)[1]
+    np.testing.assert_array_equal(small["adversarial"], examples["adversarial"])
+
+
 def test_the_curve_goes_on_until_nothing_is_left(judge, data):
     result, _ = judge(WEIGHTS, eps=0.02)
     last = result["eps_curve"][-1]
@@ -208,6 +225,7 @@ def test_a_name_belongs_to_one_model(judge, tmp_path):
         ({"eps": 0.0}, "--eps=0 leaves nothing"),
         ({"eps": float("nan")}, "--eps=nan"),
         ({"steps": 0}, "--steps=0"),
+        ({"attack": "pgdd"}, "unknown attack 'pgdd'; known: multi_targeted, pgd; did you mean"),
         ({"num_examples": 38}, "toy has 37 test images"),
         ({"num_examples": -1}, "--num_examples=-1"),
         ({"name": "../up"}, "--name=../up"),

@@ -33,7 +33,7 @@ class MultiTargeted:
         key: Key,
         images: Array,
         labels: Array,
-        noise: Array | None = None,
+        draw: Callable[[Key], Array] | None = None,
     ) -> Array:
         """Attacks every image on its own; f[b, h, w, c], a constant to differentiation.
 
@@ -42,7 +42,8 @@ class MultiTargeted:
           key: draws a start for each target.
           images: clean, f[b, h, w, c] in [0, 1].
           labels: i32[b], the true classes, never aimed at in the end.
-          noise: replaces the draw of every start; see `PGD`.
+          draw: the start of one target from its key, where the batch's own draw is not wanted;
+            what `PGD` calls noise.
         """
         num_classes = jax.eval_shape(logits_fn, images).shape[-1]
 
@@ -51,7 +52,10 @@ class MultiTargeted:
             targets = jnp.full(labels.shape, target, labels.dtype)
             target_key = jax.random.fold_in(key, target)
             moved = self.attack(
-                lambda x: -label_cross_entropy(logits_fn(x), targets), target_key, images, noise
+                lambda x: -label_cross_entropy(logits_fn(x), targets),
+                target_key,
+                images,
+                draw(target_key) if draw else None,
             )
             score = jax.nn.softmax(logits_fn(moved))[:, target]
             better = (score > best_score) & (targets != labels)
