@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from score_jax.data import builders, formats, raw_split
+from score_jax.data import builders, cifar, formats, raw_split
 from score_jax.data.raw_split import RawSplit
 from score_jax.data.sources import (
     DATASETS,
@@ -25,11 +25,13 @@ from score_jax.data.sources import (
 from score_jax.types import UserError, lookup
 
 READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {
-    "cifar10": formats.read_cifar10,
+    "cifar10": cifar.read_cifar10,
+    "cifar100": cifar.read_cifar100,
+    "cifar10_ti500k": formats.read_tiny_images,
     "digits": formats.read_digits,
 }
-OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": formats.OFFICIAL_CIFAR10}
-BALANCED = ("cifar10",)  # Every class has the same number of images in each split.
+OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
+BALANCED = ("cifar10", "cifar100")  # Every class has the same number of images in each split.
 UNFINISHED = ".score_jax_preparing_"
 
 
@@ -109,7 +111,7 @@ def _remove_unfinished(root: Path, name: str) -> None:
 def _write(
     name: str, spec: DatasetSpec, files: Sequence[str], unfinished: Path, final: Path
 ) -> None:
-    reader = raw_split.read_generated if spec.extends else READERS[name]
+    reader = READERS.get(name, raw_split.read_generated)
     if spec.example_source and not files:
         raise UserError(f"{name} is prepared from your own copy; run: {prepare_command(name)}")
     _report(f"{name}: reading {', '.join(files) or 'the images that come with a library'}")
@@ -168,7 +170,7 @@ def _compare_with_official(
         found == known
         for split, hashes in official.items()
         for found, known in zip(
-            formats.binary_hashes(splits[split], len(hashes)), hashes, strict=True
+            cifar.binary_hashes(splits[split], len(hashes)), hashes, strict=True
         )
     ]
     if all(equal):
@@ -191,7 +193,7 @@ def list_datasets(data_dir: str = "") -> str:
         folder = find(name, data_dir)
         state = f"prepared in {folder}" if folder else f"run: {prepare_command(name)}"
         kind = f"generated for {spec.extends}, " if spec.extends else ""
-        lines.append(f"  {name:<13} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
+        lines.append(f"  {name:<14} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def refusal(content: bytes) -> str:
 def test_a_batch_is_read():
     data, labels = official_pickle.load_batch(official.python2_batch("b", IMAGES, [3, 7]), "FILE")
     np.testing.assert_array_equal(data, official.planes(IMAGES))
-    assert labels == [3, 7] and data.dtype == np.uint8
+    assert labels.tolist() == [3, 7] and data.dtype == np.uint8
 
 
 def test_nothing_that_a_file_names_is_run(tmp_path):
@@ -84,7 +84,7 @@ def test_a_long_string_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("dtype", [b"f4", b"O", b"i8"])
 def test_other_types_than_uint8_are_refused(dtype):
-    array = official.python2_array(np.zeros((2, 3), np.uint8), dtype)
+    array = official.python2_array(np.zeros((2, 3), dtype.decode()), dtype)
     content = official.python2_batch("b", IMAGES, [1, 2], array=array)
     assert repr(dtype.decode()) in refusal(content)
 

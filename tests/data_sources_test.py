@@ -123,6 +123,30 @@ def test_a_folder_of_tfds_gives_the_same_images_as_ours(tiny_cifar10, tmp_path):
         np.testing.assert_array_equal(theirs.labels, splits[name][1])
 
 
+def test_a_folder_of_tfdss_cifar100_is_found(tmp_path, monkeypatch):
+    spec = dataclasses.replace(
+        sources.DATASETS["cifar100"], image_shape=SHAPE, split_sizes={"train": 20, "test": 5}
+    )
+    monkeypatch.setitem(sources.DATASETS, "cifar100", spec)
+    splits = {"train": random_split(20), "test": random_split(5, seed=1)}
+    written = write_tfds_cifar10(tmp_path / "elsewhere", splits)
+    shutil.copytree(written, tmp_path / "cifar100" / "3.0.2")
+    found = sources.test_split("cifar100", str(tmp_path))
+    np.testing.assert_array_equal(found.images, splits["test"][0])
+
+
+@pytest.mark.parametrize("name", ["cifar100", "cifar100_edm"])
+def test_made_up_images_pass_for_the_dataset(name, tmp_path, monkeypatch):
+    if not sources.DATASETS[name].extends:
+        official.shrink(monkeypatch, name, train=200, test=100)
+    official.prepare_random(tmp_path, name, generated_size=200)
+    train = sources.train_split(name, str(tmp_path))
+    assert train.images.shape == (200, 32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(train.labels), np.full(100, 2))
+    np.testing.assert_array_equal(train.images[3], train.images[103])
+    assert len(np.unique(train.images, axis=0)) == 100
+
+
 def test_ours_is_preferred_and_then_the_latest_of_tfds(tiny_cifar10, tmp_path):
     splits = {"train": random_split(20), "test": random_split(5, seed=1)}
     folder = write_tfds_cifar10(tmp_path, splits)

@@ -1,6 +1,5 @@
 """The data job: what it writes, what it refuses, and what a killed one leaves."""
 
-import dataclasses
 import importlib.util
 import os
 import pathlib
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from score_jax import prepare
-from score_jax.data import builders, formats, sources
+from score_jax.data import builders, cifar, sources
 from score_jax.types import UserError
 from tests import official_files as official
 
@@ -22,8 +21,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture
 def small_cifar10(monkeypatch):
     """CIFAR-10's entry with ten images a file; everything else as it is."""
-    spec = dataclasses.replace(sources.DATASETS["cifar10"], split_sizes={"train": 50, "test": 10})
-    monkeypatch.setitem(sources.DATASETS, "cifar10", spec)
+    official.shrink(monkeypatch, "cifar10", train=50, test=10)
 
 
 @pytest.fixture
@@ -58,6 +56,28 @@ def test_it_tells_how_far_it_is(small_cifar10, data, tmp_path, capsys):
     assert "prepared in" in output.err.splitlines()[-1]
 
 
+def test_cifar100_is_prepared_with_its_fine_labels(tmp_path, monkeypatch):
+    official.shrink(monkeypatch, "cifar100", train=200, test=100)
+    data, folder = official.random_cifar100(), str(tmp_path / "data")
+    files = official.python100_files(data)
+    source = str(official.write_tar(tmp_path / "p.tar.gz", "cifar-100-python", files))
+    prepare.prepare("cifar100", (source,), folder)
+    for split, images, labels in (("train", *data[:2]), ("test", *data[2:])):
+        found = sources.read_split("cifar100", split, folder)
+        np.testing.assert_array_equal(found.images, images)
+        np.testing.assert_array_equal(found.labels, labels)
+    assert "apple 2, aquarium_fish 2" in prepare.info("cifar100", folder)
+
+
+def test_coarse_labels_are_not_taken_for_fine_ones(tmp_path, monkeypatch):
+    official.shrink(monkeypatch, "cifar100", train=200, test=100)
+    x_train, y_train, x_test, y_test = official.random_cifar100()
+    data = (x_train, official.coarse(y_train), x_test, official.coarse(y_test))
+    source = str(official.write_npz(tmp_path / "c.npz", data))
+    message = refusal("cifar100", (source,), tmp_path / "data")
+    assert "has 0 to 10 images a class where each has 2" in message
+
+
 def test_a_second_time_says_it_is_there(small_cifar10, data, tmp_path, capsys):
     first = prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
     before = {p: p.stat().st_mtime_ns for p in pathlib.Path(first).iterdir()}
@@ -80,16 +100,16 @@ def test_what_is_there_can_be_on_a_read_only_disk(small_cifar10, data, tmp_path,
 
 def test_official_content_is_recognised(small_cifar10, data, tmp_path, monkeypatch, capsys):
     source = str(official.write_npz(tmp_path / "c.npz", data))
-    splits = formats.read_cifar10((source,), (32, 32, 3), {"train": 50, "test": 10})
-    hashes = {s: formats.binary_hashes(splits[s], n) for s, n in (("train", 5), ("test", 1))}
+    splits = cifar.read_cifar10((source,), (32, 32, 3), {"train": 50, "test": 10})
+    hashes = {s: cifar.binary_hashes(splits[s], n) for s, n in (("train", 5), ("test", 1))}
     monkeypatch.setitem(prepare.OFFICIAL, "cifar10", hashes)
     prepare.prepare("cifar10", (source,), str(tmp_path))
     assert "equals the official one, byte for byte" in capsys.readouterr().err
 
 
 def test_the_known_official_hashes_are_complete():
-    hashes = [h for split in formats.OFFICIAL_CIFAR10.values() for h in split]
-    assert [len(split) for split in formats.OFFICIAL_CIFAR10.values()] == [5, 1]
+    hashes = [h for split in cifar.OFFICIAL_CIFAR10.values() for h in split]
+    assert [len(split) for split in cifar.OFFICIAL_CIFAR10.values()] == [5, 1]
     assert len(set(hashes)) == 6 and all(len(bytes.fromhex(h)) == 32 for h in hashes)
 
 
@@ -257,7 +277,7 @@ def test_the_real_images_are_the_same_in_all_forms(tmp_path, capsys):
         unpack.main(form, str(tmp_path))
     spec = sources.DATASETS["cifar10"]
     for file in ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10.npz"):
-        found = formats.read_cifar10((str(tmp_path / file),), spec.image_shape, spec.split_sizes)
+        found = cifar.read_cifar10((str(tmp_path / file),), spec.image_shape, spec.split_sizes)
         for split, (images, labels) in splits.items():
             blocks = np.concatenate(list(found[split].blocks()))
             np.testing.assert_array_equal(blocks, images)

@@ -1,4 +1,4 @@
-"""Reads the pickles of CIFAR-10's Python files without running anything that they name.
+"""Reads the pickles that datasets come in without running anything that they name.
 
 Python's unpickler calls whatever a file asks for. Here the five names that NumPy arrays need are
 bound to small stand-ins of our own, every other name is refused, and the opcodes are checked
@@ -36,22 +36,24 @@ class _Array:
         _, shape, dtype, column_major, content = state
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise ValueError("an array without plain bytes as its content")
-        values = np.frombuffer(content, np.uint8)
+        values = np.frombuffer(content, dtype.type)
         self.array = values.reshape(shape, order="F" if column_major else "C")
 
 
 class _Dtype:
-    """What `numpy.dtype` makes: only uint8 is let through."""
+    """What `numpy.dtype` makes: only uint8, int32 and int64 are let through."""
 
-    __slots__ = ()
+    __slots__ = ("type",)
 
     def __init__(self, name: Any, align: Any = 0, copy: Any = 0):
         name = name.decode("latin1") if isinstance(name, bytes) else name
-        if name != "u1":
-            raise ValueError(f"values of type {name!r} where uint8 ('u1') was expected")
+        if name not in ("u1", "i4", "i8"):
+            raise ValueError(f"values of type {name!r} where integers ('u1') were expected")
+        self.type = f"<{name}"
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and flags say nothing about uint8."""
+        if state[1] in (">", b">"):
+            raise ValueError("values with their highest byte first")
 
 
 class _Reconstruct:
@@ -100,13 +102,17 @@ def _check_opcodes(content: bytes) -> None:
             raise pickle.UnpicklingError(f"it numbers a value {argument}")
 
 
-def load_batch(content: bytes, where: str) -> tuple[np.ndarray, list[Any]]:
-    """The `data` array (uint8, shape as written) and the `labels` list of one batch file.
+def load_batch(
+    content: bytes, where: str, labels_key: str = "labels"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `data` array (uint8, shape as written) and the labels int64[n] of one file.
+
+    The labels are a list, as in CIFAR's files, or an array, as NumPy's users write it.
 
     Raises:
-      UserError: the file is not a pickle of one CIFAR-10 batch, or names anything beyond that.
+      UserError: the file is not a pickle of images and labels, or names anything beyond that.
     """
-    remedy = "take data_batch_1..5 and test_batch from the official cifar-10-python.tar.gz"
+    remedy = "take it from the official archive again"
     try:
         _check_opcodes(content)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -114,14 +120,30 @@ def load_batch(content: bytes, where: str) -> tuple[np.ndarray, list[Any]]:
             key.decode("ascii") if isinstance(key, bytes) else key: value
             for key, value in batch.items()
         }
-        data, labels = named["data"], named["labels"]
-        if not isinstance(data, _Array) or not isinstance(labels, list):
-            raise ValueError("its 'data' is not an array or its 'labels' is not a list")
-        return data.array, labels
+        return _images(named["data"]), _labels(named[labels_key], labels_key)
     except KeyError as error:
         raise UserError(f"{where} has no entry {error}; {remedy}") from None
     except (MemoryError, RecursionError):
         raise UserError(f"{where} asks for more memory than its size allows; {remedy}") from None
     except Exception as error:  # The unpickler raises almost any type on damaged input.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where} is not a CIFAR-10 batch: {reason[:200]}; {remedy}") from None
+        raise UserError(f"{where} does not hold images: {reason[:200]}; {remedy}") from None
+
+
+def _images(data: Any) -> np.ndarray:
+    if not isinstance(data, _Array):
+        raise ValueError("its 'data' is not an array")
+    if data.array.dtype != np.uint8:
+        name = data.array.dtype.str[1:]
+        raise ValueError(f"its 'data' has values of type {name!r} where uint8 was expected")
+    return data.array
+
+
+def _labels(labels: Any, key: str) -> np.ndarray:
+    if isinstance(labels, _Array):
+        return labels.array.astype(np.int64)
+    if not isinstance(labels, list):
+        raise ValueError(f"its {key!r} is neither a list nor an array")
+    if any(type(label) is not int or abs(label) > 1 << 30 for label in labels):
+        raise ValueError(f"its {key!r} has labels that are not integers")
+    return np.array(labels, np.int64)
