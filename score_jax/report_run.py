@@ -191,11 +191,15 @@ def _choose(results: Mapping[str, Any], config: Mapping[str, Any], accept: Any) 
     fitting = [
         (result["num_examples"], name)
         for name, result in results.items()
-        if accept(result)
-        and result.get("norm") == config["norm"]
-        and abs(result["eps"]["value"] - config["eps"]) < 1e-9
+        if accept(result) and is_at_own_radius(result, config)
     ]
     return max(fitting, default=(0, ""))[1]
+
+
+def is_at_own_radius(result: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a result is for the norm and radius that the run is trained for."""
+    same_norm = result.get("norm") == config["norm"]
+    return same_norm and abs(result["eps"]["value"] - config["eps"]) < 1e-9
 
 
 def _read_json(path: Path) -> dict[str, Any]:
