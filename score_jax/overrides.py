@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,14 +38,16 @@ def find_recipe(path: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    known = sorted(
-        f"configs/{file.name}"
-        for file in (ROOT / "configs").glob("*.py")
-        if file.stem not in ("__init__", "common")
-    )
+    known = [f"configs/{file.name}" for file in recipe_files()]
     close = nearest(path, known)
     hint = f"did you mean {close}?" if close else f"known: {', '.join(known) or 'none'}"
     raise UserError(f"--config={path}: no such file; {hint}")
+
+
+def recipe_files() -> list[Path]:
+    """The recipes next to the package: what in its configs folder defines `get_config`."""
+    files = sorted((ROOT / "configs").glob("*.py"))
+    return [file for file in files if "\ndef get_config(" in file.read_text()]
 
 
 @contextlib.contextmanager
@@ -56,7 +59,12 @@ def _importable(root: Path) -> Iterator[None]:
         sys.path.remove(str(root))
 
 
-def _module(path: str) -> ModuleType:
+def load_module(path: str) -> ModuleType:
+    """The Python file that `find_recipe` finds, executed.
+
+    Raises:
+      UserError: no such file, or it raises.
+    """
     file = find_recipe(path)
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
     if spec is None or spec.loader is None:
@@ -92,7 +100,7 @@ def load_recipe(path: str) -> ConfigDict:
       UserError: no such file, no `get_config`, or the recipe raises.
     """
     file, arg = _split(path)
-    module = _module(file)
+    module = load_module(file)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={file}: no function get_config; it returns the ConfigDict")
     with _told(path, "get_config"):
@@ -109,22 +117,52 @@ def _locked(config: ConfigDict) -> ConfigDict:
     return config.unlock().lock()
 
 
-def load_sweep(path: str) -> list[list[str]]:
-    """The settings of a recipe's `sweep()`, each a list of overrides `FIELD=VALUE`.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One of the runs of a `sweep()`.
+
+    Attributes:
+      recipe: `PATH[:ARG]` with the setting's own argument added.
+      overrides: `FIELD=VALUE` texts.
+      name: of its folder.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    name: str
+
+
+def load_sweep(path: str) -> list[Setting]:
+    """The settings of the `sweep()` of the recipe `PATH[:ARG]`.
+
+    `sweep` yields dicts of overrides, or texts: arguments of the recipe, such as 'method=mart',
+    which are added to ARG.
 
     Raises:
-      UserError: the recipe has no `sweep`, or it raises.
+      UserError: the recipe has no `sweep`, it raises, or two settings have one name.
     """
     file, _ = _split(path)
-    module = _module(file)
+    module = load_module(file)
     if not hasattr(module, "sweep"):
-        raise UserError(f"--config={file}: no function sweep; it yields dicts of overrides")
+        raise UserError(
+            f"--config={file}: no function sweep; it yields dicts of overrides, or arguments"
+        )
     with _told(path, "sweep"):
-        settings = [dict(setting) for setting in module.sweep()]
-    return [
-        [f"{name.removeprefix('config.')}={write(value)}" for name, value in setting.items()]
-        for setting in settings
-    ]
+        settings = [_setting(path, setting) for setting in module.sweep()]
+    names = [setting.name for setting in settings]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--config={file}: sweep() yields {name!r} twice; its runs are one")
+    return settings
+
+
+def _setting(path: str, setting: str | Mapping[str, Any]) -> Setting:
+    if isinstance(setting, str):
+        file, arg = _split(path)
+        recipe = f"{file}:{','.join(part for part in (arg, setting) if part)}"
+        return Setting(recipe, (), setting.replace("/", "_") or "default")
+    texts = [f"{name.removeprefix('config.')}={write(v)}" for name, v in setting.items()]
+    return Setting(path, tuple(texts), ",".join(texts).replace("/", "_") or "default")
 
 
 def write(value: Any) -> str:

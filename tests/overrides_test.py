@@ -91,7 +91,7 @@ def test_an_optional_field_is_cleared_again():
         ("eps=eight", "config.eps='eight' is not a number"),
         ("eps=8/0", "config.eps='8/0' is not a number"),
         ("log.tensorboard=maybe", "config.log.tensorboard='maybe' is not a boolean"),
-        ("attack=3", "config.attack is a section; set one of its fields: attack.eps, "),
+        ("attack=3", "config.attack is a section; set one of its fields: attack."),
         ("eps", "'eps' is not FIELD=VALUE"),
     ],
 )
@@ -172,11 +172,28 @@ def test_loading_leaves_the_module_path_alone(recipe):
 
 
 def test_a_sweep_is_a_list_of_overrides(recipe):
-    settings = overrides.load_sweep(recipe(GOOD))
-    assert settings == [[f"objective.beta={beta}", f"eps={4 / 255!r}"] for beta in (3.0, 4.0)]
-    assert overrides.apply(config_module.default(), settings[0]).attack.eps == 4 / 255
+    path = recipe(GOOD) + ":smoke"
+    settings = overrides.load_sweep(path)
+    assert [setting.overrides for setting in settings] == [
+        (f"objective.beta={beta}", f"eps={4 / 255!r}") for beta in (3.0, 4.0)
+    ]
+    assert [setting.recipe for setting in settings] == [path, path]
+    assert settings[0].name == f"objective.beta=3.0,eps={4 / 255!r}"
+    assert overrides.apply(config_module.default(), settings[0].overrides).attack.eps == 4 / 255
     with pytest.raises(UserError, match="no function sweep"):
         overrides.load_sweep(recipe("x = 1"))
+
+
+def test_a_sweep_may_be_of_arguments(recipe):
+    path = recipe("def sweep():\n    yield 'method=mart'\n    yield ''\n    yield 'a=b/c,d'\n")
+    settings = overrides.load_sweep(f"{path}:smoke")
+    assert [setting.recipe for setting in settings] == [
+        f"{path}:smoke,method=mart", f"{path}:smoke", f"{path}:smoke,a=b/c,d"
+    ]  # fmt: skip
+    assert [setting.name for setting in settings] == ["method=mart", "default", "a=b_c,d"]
+    assert overrides.load_sweep(path)[0].recipe == f"{path}:method=mart"
+    with pytest.raises(UserError, match="yields 'a=b_c' twice"):
+        overrides.load_sweep(recipe("def sweep():\n    yield 'a=b/c'\n    yield dict(a='b/c')\n"))
 
 
 @pytest.mark.parametrize("value", [3, 0.1, True, "a", (1, 2), ("kernel", "bias"), 8 / 255, 1e-8])

@@ -6,11 +6,11 @@ import jax
 import pytest
 
 from score_jax import config as config_lib
-from score_jax import recipes
+from score_jax import overrides, recipes
 from score_jax.types import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(p.name for p in CONFIGS.glob("*.py") if p.stem not in ("__init__", "common"))
+FILES = [file.name for file in overrides.recipe_files()]
 FORMS = [f"{name}{argument}" for name in FILES for argument in ("", ":smoke")] + [
     "cifar10_score.py:model=wrn-70-16-swish,beta=3",
     "cifar10_score.py:threat=l2",
@@ -35,15 +35,13 @@ def test_every_config_builds(form):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_sweep_applies(name):
-    from score_jax import overrides
-
     try:
         settings = overrides.load_sweep(f"configs/{name}")
     except UserError as error:
         assert "sweep" in str(error)
         return
     for setting in settings:
-        config_lib.validate(config_lib.load(f"configs/{name}", setting))
+        config_lib.validate(config_lib.load(setting.recipe, setting.overrides))
 
 
 def test_score_recipe_is_the_published_one():
