@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from score_jax.analysis.jobs import ANALYZE
 from score_jax.command_line import Call, Job, UsageError, describe, overview, parse, suggest
+from score_jax.command_line_run import artifact_of, radius_of, workdir_of
 
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
@@ -85,39 +87,6 @@ def _show(result: Any) -> None:
             print(entry)
 
 
-def _workdir(call: Call) -> str:
-    if not call.workdir:
-        raise UsageError("--workdir=DIR is needed: the folder of the run")
-    return call.workdir
-
-
-def _artifact(call: Call) -> str:
-    if call.artifact:
-        return call.artifact
-    export = Path(_workdir(call)) / "export"
-    if not export.is_dir():
-        remedy = f"score-jax export --workdir={shlex.quote(call.workdir)}"
-        raise UsageError(f"{export} does not exist; make it with: {remedy}")
-    return str(export)
-
-
-def _radius(call: Call, artifact: str, norm: str = "") -> float | None:
-    """The --eps of a call, checked against the norm that the artifact was trained for."""
-    from score_jax import config_rules, overrides
-
-    if not call.eps:
-        return None
-    try:
-        eps = overrides.parse_number(call.eps)
-    except ValueError:
-        raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
-    facts = Path(artifact) / "model.json"
-    if not norm and facts.is_file():
-        norm = json.loads(facts.read_text()).get("norm", "")
-    config_rules.check_eps(eps, norm, "--eps")
-    return eps
-
-
 def _settings(call: Call) -> list[list[str]]:
     from score_jax import overrides
 
@@ -127,7 +96,7 @@ def _settings(call: Call) -> list[list[str]]:
 
 
 def _setting_workdir(call: Call, setting: Sequence[str]) -> str:
-    return str(Path(_workdir(call)) / (",".join(setting).replace("/", "_") or "default"))
+    return str(Path(workdir_of(call)) / (",".join(setting).replace("/", "_") or "default"))
 
 
 def _sweep_commands(call: Call) -> list[str]:
@@ -147,7 +116,7 @@ def _train(call: Call) -> Any:
 
     if call.list_sweep:
         return _sweep_commands(call)
-    folder = _workdir(call)
+    folder = workdir_of(call)
     changes = [f"data.dir={call.data_dir}"] if call.data_dir else []
     changes += call.overrides
     if call.sweep_index >= 0:
@@ -179,8 +148,8 @@ def _train(call: Call) -> Any:
 
 
 def _evaluate(call: Call) -> Any:
-    artifact = _artifact(call)
-    eps = _radius(call, artifact)
+    artifact = artifact_of(call)
+    eps = radius_of(call, artifact)
     from score_jax import evaluate
 
     return evaluate.evaluate(
@@ -189,23 +158,24 @@ def _evaluate(call: Call) -> Any:
         num_examples=call.num_examples,
         batch_size=call.batch_size,
         eps=eps,
-        steps=call.steps,
+        attack=call.attack,
+        steps=None if call.steps == -1 else call.steps,
         eps_curve=call.eps_curve,
-        name=call.name or f"pgd{call.steps}",
+        name=call.name,
         seed=call.seed,
     )
 
 
 def _export(call: Call) -> Any:
-    folder = _workdir(call)
+    folder = workdir_of(call)
     from score_jax import export
 
     return export.export(folder, checkpoint=call.checkpoint, weights=call.weights)
 
 
 def _autoattack(call: Call) -> Any:
-    artifact = _artifact(call)
-    eps = _radius(call, artifact, call.norm)
+    artifact = artifact_of(call)
+    eps = radius_of(call, artifact, call.norm)
     from score_jax import official_autoattack
 
     result = official_autoattack.run(
@@ -226,7 +196,7 @@ def _autoattack(call: Call) -> Any:
 
 
 def _report(call: Call) -> Any:
-    folder = _workdir(call)
+    folder = workdir_of(call)
     from score_jax import report
 
     return report.report(folder, beside=tuple(call.beside), data_dir=call.data_dir)
@@ -262,9 +232,9 @@ JOBS = {
         _train,
     ),
     "evaluate": Job(
-        "Measure clean and PGD accuracy of an exported model on the test split.",
+        "Measure clean and attacked accuracy of an exported model on the test split.",
         "score-jax evaluate --workdir=runs/score --steps=40",
-        (*JUDGED, "steps", "eps_curve"),
+        (*JUDGED, "attack", "steps", "eps_curve"),
         _evaluate,
     ),
     "export": Job(
@@ -279,6 +249,7 @@ JOBS = {
         (*JUDGED, "norm", "version", "attacks", "backend"),
         _autoattack,
     ),
+    "analyze": ANALYZE,
     "report": Job(
         "Write WORKDIR/report.html and plots of a run.",
         "score-jax report --workdir=runs/score --beside=runs/trades,runs/madry",

@@ -26,6 +26,7 @@ FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.spl
 NEIGHBOURS = {
     "config": {"config_rules", "overrides"},
     "config_rules": {"overrides"},
+    "command_line": {"config_rules", "overrides"},
     "workdir": {"config"},
     "writers": {"workdir"},
     "train_step": {"train_state"},
@@ -64,7 +65,8 @@ CONFINED = {
     "jax2torch": "",
     "robustbench": "",
 }
-TEST_SPLIT = "data evaluate official_autoattack report prepare"
+# Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
+TEST_SPLIT = "data evaluate official_autoattack report prepare analysis"
 RECIPES_MAY = {"ml_collections", "configs.common"}
 COMMON_MAY = {"ml_collections", "score_jax.config", "score_jax.overrides"}
 

@@ -1,0 +1,42 @@
+"""What a command line says of a run: its folder, its exported model, its radius."""
+
+import json
+import shlex
+from pathlib import Path
+
+from score_jax.command_line import Call, UsageError
+
+
+def workdir_of(call: Call) -> str:
+    """The --workdir of a job that needs one."""
+    if not call.workdir:
+        raise UsageError("--workdir=DIR is needed: the folder of the run")
+    return call.workdir
+
+
+def artifact_of(call: Call) -> str:
+    """The --artifact of a call, or else the export of its run."""
+    if call.artifact:
+        return call.artifact
+    export = Path(workdir_of(call)) / "export"
+    if not export.is_dir():
+        remedy = f"score-jax export --workdir={shlex.quote(call.workdir)}"
+        raise UsageError(f"{export} does not exist; make it with: {remedy}")
+    return str(export)
+
+
+def radius_of(call: Call, artifact: str, norm: str = "") -> float | None:
+    """The --eps of a call, checked against the norm that the artifact was trained for."""
+    from score_jax import config_rules, overrides
+
+    if not call.eps:
+        return None
+    try:
+        eps = overrides.parse_number(call.eps)
+    except ValueError:
+        raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
+    facts = Path(artifact) / "model.json"
+    if not norm and facts.is_file():
+        norm = json.loads(facts.read_text()).get("norm", "")
+    config_rules.check_eps(eps, norm, "--eps")
+    return eps

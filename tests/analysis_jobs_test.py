@@ -1,0 +1,141 @@
+"""`score-jax analyze`, from the command line to the numbers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax import artifact, cli
+from score_jax.analysis import lipschitz
+from score_jax.artifact import Artifact
+from score_jax.data import sources
+from tests import toy_mlp
+
+
+def split(name, images, labels):
+    return sources.Images(
+        images=images, labels=labels, fingerprint=name, name="toy", split=name, path=""
+    )
+
+
+@pytest.fixture
+def data(monkeypatch):
+    random = np.random.default_rng(0)
+    splits = {}
+    for name, count in (("train", 23), ("test", 11)):
+        images = random.integers(0, 256, (count, *toy_mlp.SHAPE)).astype(np.uint8)
+        labels = random.integers(0, 4, count).astype(np.int32)
+        splits[name] = split(name, images, labels)
+        monkeypatch.setattr(
+            sources, f"{name}_split", lambda dataset, data_dir, name=name: splits[name]
+        )
+    return splits
+
+
+def answer(capsys, *arguments):
+    code = cli.main(["analyze", *arguments])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(("norm", "p"), [("linf", np.inf), ("l2", 2)])
+def test_separation(data, capsys, tmp_path, norm, p):
+    workdir = tmp_path / "run"
+    facts = answer(capsys, "separation", "--data=toy", f"--norm={norm}", f"--workdir={workdir}")
+    train = data["train"]
+    for name, queries in (("train_train", train), ("test_train", data["test"])):
+        gaps = (queries.images[:, None] / 255 - train.images[None] / 255).reshape(
+            len(queries), 23, -1
+        )
+        pairs = np.linalg.norm(gaps, p, axis=-1)
+        pairs[queries.labels[:, None] == train.labels] = np.inf
+        found = facts[name]
+        assert found["smallest"] == pytest.approx(pairs.min(), rel=1e-6)
+        assert found["mean"] == pytest.approx(pairs.min(1).mean(), rel=1e-6)
+        nearest = found["nearest_pairs"]
+        assert [pair["distance"] for pair in nearest] == pytest.approx(np.sort(pairs.min(1))[:10])
+        assert nearest[0]["distance"] == pytest.approx(
+            pairs[nearest[0]["query"], nearest[0]["train"]]
+        )
+    assert (facts["num_train"], facts["num_test"], facts["norm"]) == (23, 11, norm)
+    assert facts["data_sha256"] == {"train": "train", "test": "test"}
+    written = json.loads((workdir / "analysis" / "separation.json").read_text())
+    assert written["train_train"] == facts["train_train"] and written["versions"]["jax"]
+
+
+def test_separation_of_the_first_images(data, capsys):
+    facts = answer(capsys, "separation", "--data=toy", "--num_examples=20")
+    assert (facts["num_train"], facts["num_test"]) == (20, 11)
+
+
+@pytest.fixture
+def toy_artifact(monkeypatch, tmp_path):
+    spec = {"dataset": "toy", "norm": "linf", "eps": 0.031, "sha256": {"model.safetensors": "a"}}
+    loaded = Artifact(
+        classifier=toy_mlp.classifier(), params=toy_mlp.params(jnp.float32), batch_stats={},
+        spec=spec, path=tmp_path,
+    )  # fmt: skip
+    monkeypatch.setattr(artifact, "load", lambda path: loaded)
+    return loaded
+
+
+def test_lipschitz(data, toy_artifact, capsys, tmp_path):
+    facts = answer(capsys, "lipschitz", f"--artifact={tmp_path}", "--split=train")
+    assert facts["ascent"] > facts["official"] > 0
+    assert (facts["eps"], facts["steps"], facts["step_size"]) == (0.031, 10, 0.003)
+    assert (facts["split"], facts["num_examples"]) == ("train", 23)
+    assert "official descends" in facts["note"] and "result" not in facts
+    still = answer(capsys, "lipschitz", f"--artifact={tmp_path}", "--steps=0", "--split=train")
+    assert still["ascent"] == pytest.approx(still["official"])
+    small = answer(capsys, "lipschitz", f"--artifact={tmp_path}", "--split=train", "--batch_size=4")
+    assert small["ascent"] == pytest.approx(facts["ascent"], rel=1e-4)
+
+
+def test_the_average_is_of_the_images_alone(data, toy_artifact):
+    images = data["test"].images
+    found = lipschitz.average(toy_artifact, images, eps=0.031, lip_sign="ascent", batch_size=8)
+    key = jax.random.key(0)
+    noise = jnp.stack(
+        [jax.random.normal(jax.random.fold_in(key, i), toy_mlp.SHAPE) for i in range(len(images))]
+    )
+    alone = lipschitz.local_lipschitz(
+        lambda x: toy_mlp.apply(toy_artifact.params, x), key,
+        jnp.asarray(images).astype(jnp.float32) / 255, eps=0.031, lip_sign="ascent", noise=noise,
+    )  # fmt: skip
+    assert found == pytest.approx(float(alone.mean()), rel=1e-4)
+
+
+def test_toy(capsys):
+    facts = answer(capsys, "toy", "--num_examples=2400")
+    assert facts["class_0_at"]["1.667"] == pytest.approx(0.56208397, abs=1e-6)
+    kl = facts["widest_change"]["kl"]
+    assert kl["dense_grid"] == pytest.approx(0.07708, abs=1e-5)
+    assert kl["official_estimate"] == pytest.approx(0.0551, abs=2e-3)
+    options = ("--demo=score", "--divergence=squared_error", "--train_steps=3", "--num_examples=60")
+    facts = answer(capsys, "toy", *options)
+    assert (facts["demo"], facts["divergence"], facts["train_steps"]) == (
+        "score",
+        "squared_error",
+        3,
+    )
+    assert {"train_loss", "score_risk", "standard_risk", "largest_error"} <= facts.keys()
+    assert facts["draws_per_step"] == 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "analyze needs one word, not ''; known: separation, lipschitz, toy"),
+        (["seperation"], "did you mean 'separation'?"),
+        (["toy", "separation"], "analyze needs one word, not 'toy separation'"),
+        (["toy", "--norm=l2"], "--norm is not for `analyze toy`, whose flags are --workdir, "),
+        (["lipschitz"], "--workdir=DIR is needed"),
+    ],
+)
+def test_what_cannot_be_analyzed_is_told_in_one_line(arguments, message, capsys):
+    assert cli.main(["analyze", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
