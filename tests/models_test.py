@@ -9,44 +9,32 @@ from jax import lax
 from score_jax import models
 from score_jax.models import NormalizeBy, assembly, initializers, layers
 from score_jax.types import UserError
-
-SMALL = {
-    "wrn-D-W-swish": "wrn-10-1-swish",
-    "wrn-D-W-relu": "wrn-10-1-relu",
-    "preact-resnet-18-swish": "preact-resnet-18-swish",
-    "preact-resnet-18-relu": "preact-resnet-18-relu",
-    "preact-resnet-18-headless": "preact-resnet-18-headless",
-    "cnn-3": "cnn-3",
-}
-
-
-def create(name, **fields):
-    return models.create(
-        name, num_classes=10, image_shape=(8, 8, 3), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3),
-        **fields,
-    )  # fmt: skip
+from tests import tiny_networks
 
 
 @pytest.fixture(params=models.known_names())
 def name(request):
-    return SMALL[request.param]
+    return tiny_networks.SMALL[request.param][0]
+
+
+def create(name, **fields):
+    return models.create(name, **tiny_networks.arguments((8, 8, 3)), **fields)
 
 
 def images(count=4, seed=1):
     return jax.random.uniform(jax.random.key(seed), (count, 8, 8, 3))
 
 
-def test_running_statistics_stay_and_batch_statistics_move(name, key):
-    classifier = create(name)
-    params, stats = jax.jit(classifier.init)(key)
-    kept = classifier.apply(params, stats, images(), normalize_by=NormalizeBy.RUNNING)[1]
+def test_running_statistics_stay_and_batch_statistics_move(name):
+    classifier, x = tiny_networks.create(name), tiny_networks.images(name)
+    params, stats = tiny_networks.weights(name)
+    kept = classifier.apply(params, stats, x, normalize_by=NormalizeBy.RUNNING)[1]
     assert kept is stats
-    logits, moved = jax.jit(
-        lambda p, s, x: classifier.apply(p, s, x, normalize_by=NormalizeBy.BATCH)
-    )(params, stats, images())
+    logits, moved = classifier.apply(params, stats, x, normalize_by=NormalizeBy.BATCH)
     assert logits.shape == (4, 10) and logits.dtype == jnp.float32
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), stats, moved)
-    assert all(jax.tree.leaves(changed))
+    changed = jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), stats, moved))
+    assert all(changed)
+    assert bool(changed) == (classifier.batchnorm_momentum > 0) == (not name.startswith("cnn-00"))
     assert jax.tree.structure(stats) == jax.tree.structure(moved)
 
 
@@ -59,14 +47,14 @@ def test_arrays_of_the_caller_are_never_written(key):
 
 
 def test_roles_cover_the_parameters(name, key):
-    classifier = create(name)
+    classifier = tiny_networks.create(name)
     params, _ = jax.eval_shape(classifier.init, key)
-    roles = jax.tree.leaves(classifier.roles)
     assert jax.tree.structure(params) == jax.tree.structure(classifier.roles)
-    kernels = [leaf for leaf, role in zip(jax.tree.leaves(params), roles, strict=True)
-               if role == "kernel"]  # fmt: skip
-    assert all(len(kernel.shape) in (2, 4) for kernel in kernels)
-    assert roles.count("bias") == 1 and roles.count("batchnorm") % 2 == 0
+    roles, leaves = jax.tree.leaves(classifier.roles), jax.tree.leaves_with_path(params)
+    for (path, leaf), role in zip(leaves, roles, strict=True):
+        layer, last = path[-2].key, path[-1].key
+        assert role == ("batchnorm" if "batchnorm" in layer else last)
+        assert len(leaf.shape) in ((2, 4) if role == "kernel" else (1,))
 
 
 def test_remat_changes_nothing_but_memory(key):
@@ -133,7 +121,7 @@ def test_wrong_parameters_are_named(key):
         ("wrn-11-1-swish", "depth 11 .* use 10 or 16"),
         ("wrn-28-0-swish", "width 0"),
         ("wrn-28-10-swich", "unknown config.model.name"),
-        ("preact-resnet-50-swish", "known: cnn-3, preact-resnet-18-headless"),
+        ("preact-resnet-50-swish", "known: cnn-001, cnn-002, cnn-3, preact-resnet"),
     ],
 )
 def test_unknown_networks_are_refused(name, message):
@@ -144,8 +132,8 @@ def test_unknown_networks_are_refused(name, message):
 # BatchNorm.
 
 
-def batchnorm(x, *, groups=1, momentum=None, by_batch=True):
-    layer = layers.BatchNorm(x.shape[-1], momentum=0.1, groups=groups)
+def batchnorm(x, *, groups=1, momentum=None, by_batch=True, unbiased=True):
+    layer = layers.BatchNorm(x.shape[-1], momentum=0.1, groups=groups, unbiased=unbiased)
     out = layer(x, layers.Mode(by_batch=by_batch, momentum=momentum))
     return out, layer.mean[...], layer.var[...]
 
@@ -158,6 +146,27 @@ def test_batchnorm_normalises_by_the_biased_and_records_the_unbiased_variance(ke
     np.testing.assert_allclose(out.reshape(-1, 2), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(mean, 0.1 * flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(var, 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("unbiased", "expected"), [(True, (1.5666667, 2.3666667)), (False, (1.4, 2.0))]
+)
+def test_running_averages_equal_those_of_pytorch_and_of_haiku(unbiased, expected):
+    rows = jnp.asarray([[1.0, 2.0], [3.0, 6.0], [5.0, 10.0], [7.0, 2.0]])[:, None, None]
+    _, mean, var = batchnorm(rows, unbiased=unbiased)
+    np.testing.assert_allclose(mean, (0.4, 0.5), rtol=1e-6)
+    np.testing.assert_allclose(var, expected, rtol=1e-6)
+
+
+def test_the_variance_that_is_recorded_is_chosen_at_creation():
+    params, stats = tiny_networks.weights("cnn-3")
+    x = tiny_networks.images("cnn-3", 2)
+    recorded = {}
+    for unbiased in (True, False):
+        classifier = tiny_networks.create("cnn-3", batchnorm_unbiased=unbiased)
+        new = classifier.apply(params, stats, x, normalize_by="batch", momentum=1.0)[1]
+        recorded[unbiased] = new["batchnorm_0"]["var"]
+    np.testing.assert_allclose(recorded[True], recorded[False] * (128 / 127), rtol=1e-6)
 
 
 def test_batchnorm_of_a_single_value_does_not_divide_by_zero():
@@ -212,7 +221,7 @@ def test_group_statistics_need_no_communication():
 
 
 @pytest.mark.parametrize("size", [7, 8])
-@pytest.mark.parametrize("taps, stride", [(3, 1), (3, 2), (1, 2), (1, 1)])
+@pytest.mark.parametrize("taps, stride", [(3, 1), (3, 2), (1, 2), (1, 1), (7, 2)])
 @pytest.mark.parametrize("padding", [layers.same_padding, layers.symmetric_padding])
 def test_convolution_gradients_equal_those_xla_derives(size, taps, stride, padding, key):
     pads = padding(taps, stride)
@@ -249,3 +258,9 @@ def test_initialisation_follows_its_law(key):
     uniform = initializers.fan_in_uniform(key, (3, 3, 64, 128))
     bound = 1 / np.sqrt(9 * 64)
     assert bound * 0.99 < float(jnp.abs(uniform).max()) <= bound
+    normal = initializers.fan_in_normal(key, (3, 3, 64, 128))
+    assert float(normal.std()) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+    truncated = initializers.fan_in_truncated_normal(key, (3, 3, 64, 128))
+    assert 1.98 * bound < float(jnp.abs(truncated).max()) <= 2 * bound
+    # Not rescaled: the deviation of a normal law cut at two is .8796 of it.
+    assert float(truncated.std()) == pytest.approx(0.8796 * bound, rel=0.02)
