@@ -4,8 +4,8 @@ A job here does no work: it hands its flags to the module that does. Those modul
 are imported inside the job, and `--help` answers at once.
 """
 
+import dataclasses
 import json
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,49 +87,34 @@ def _show(result: Any) -> None:
             print(entry)
 
 
-def _settings(call: Call) -> list[list[str]]:
-    from score_jax import overrides
-
+def _sweep_of(call: Call) -> Any:
+    """What the `sweep()` of the recipe of a call yields."""
     if not call.config:
         raise UsageError("--config=PATH is needed: the recipe whose sweep() is meant")
-    return overrides.load_sweep(call.config)
+    from score_jax.sweep import Sweep
 
-
-def _setting_workdir(call: Call, setting: Sequence[str]) -> str:
-    return str(Path(workdir_of(call)) / (",".join(setting).replace("/", "_") or "default"))
-
-
-def _sweep_commands(call: Call) -> list[str]:
-    shared = [f"--config={call.config}"]
-    shared += [f"--data_dir={call.data_dir}"] if call.data_dir else []
-    shared += [f"--config.{override}" for override in call.overrides]
-    commands = []
-    for setting in _settings(call):
-        words = [*shared, *(f"--config.{override}" for override in setting)]
-        words.append(f"--workdir={_setting_workdir(call, setting)}")
-        commands.append(shlex.join(["score-jax", "train", *words]))
-    return commands
+    return Sweep(
+        recipe=call.config,
+        workdir=workdir_of(call),
+        overrides=call.overrides,
+        data_dir=call.data_dir,
+    )
 
 
 def _train(call: Call) -> Any:
     from score_jax import config, overrides, workdir, writers
 
     if call.list_sweep:
-        return _sweep_commands(call)
-    folder = workdir_of(call)
+        return _sweep_of(call).train_commands()
+    recipe, folder = call.config, workdir_of(call)
     changes = [f"data.dir={call.data_dir}"] if call.data_dir else []
     changes += call.overrides
     if call.sweep_index >= 0:
-        settings = _settings(call)
-        if call.sweep_index >= len(settings):
-            raise UsageError(
-                f"--sweep_index={call.sweep_index}: {call.config} has {len(settings)} settings, "
-                f"0 to {len(settings) - 1}"
-            )
-        folder = _setting_workdir(call, settings[call.sweep_index])
-        changes += settings[call.sweep_index]
-    if call.config:
-        resolved = config.load(call.config, changes)
+        sweep = _sweep_of(call)
+        setting = sweep.setting(call.sweep_index)
+        recipe, folder, changes = setting.recipe, sweep.folder(setting), sweep.changes(setting)
+    if recipe:
+        resolved = config.load(recipe, changes)
     elif (Path(folder) / "config.json").exists():
         resolved = overrides.apply(workdir.find_workdir(folder).read_config(), changes)
     else:
@@ -144,7 +129,26 @@ def _train(call: Call) -> Any:
         writers.LOGGER.info(line)
     from score_jax import train
 
-    return train.train(resolved, folder)
+    return train.train(resolved, str(folder))
+
+
+def _sweep(call: Call) -> Any:
+    from score_jax import sweep
+
+    settings = dataclasses.replace(
+        _sweep_of(call), num_examples=call.num_examples, backend=call.backend
+    )
+    if call.sweep_index >= 0:
+        return sweep.run_setting(settings, call.sweep_index)
+    return sweep.run(settings, call.jobs)
+
+
+def _list(call: Call) -> Any:
+    if len(call.words) > 1:
+        raise UsageError("write score-jax list, or score-jax list SECTION, such as: list methods")
+    from score_jax import catalog
+
+    return catalog.describe(*call.words)
 
 
 def _evaluate(call: Call) -> Any:
@@ -196,6 +200,10 @@ def _autoattack(call: Call) -> Any:
 
 
 def _report(call: Call) -> Any:
+    if call.table:
+        from score_jax import report_table
+
+        return report_table.compare(call.table, call.workdir)
     folder = workdir_of(call)
     from score_jax import report
 
@@ -251,10 +259,24 @@ JOBS = {
     ),
     "analyze": ANALYZE,
     "report": Job(
-        "Write WORKDIR/report.html and plots of a run.",
+        "Write WORKDIR/report.html and plots of a run, or print a published table beside runs.",
         "score-jax report --workdir=runs/score --beside=runs/trades,runs/madry",
-        ("workdir", "beside", "data_dir"),
+        ("workdir", "beside", "data_dir", "table"),
         _report,
+    ),
+    "sweep": Job(
+        "Train, export and attack every setting of a recipe's sweep(), and compare them.",
+        "score-jax sweep --config=configs/digits_methods.py --workdir=runs/methods "
+        "--num_examples=100",
+        ("config", "workdir", "data_dir", "num_examples", "backend", "jobs", "sweep_index"),
+        _sweep,
+    ),
+    "list": Job(
+        "List methods, models, datasets, attacks, configs and tables: list, or list SECTION.",
+        "score-jax list methods",
+        (),
+        _list,
+        takes_words=True,
     ),
     "data": Job(
         "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",

@@ -13,12 +13,12 @@ MAX_LINES = 300
 
 FLOORS = {
     0: "__init__ types",
-    1: "divergences threat_models optimizers averaging metrics mesh config config_rules overrides "
-    "writers workdir command_line stopping timing",
+    1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
+    "config_rules overrides writers workdir command_line stopping timing",
     2: "models attacks objectives data",
-    3: "train_state train_step evaluation checkpoint recipes preflight artifact",
+    3: "minimax train_state train_step evaluation checkpoint recipes preflight artifact",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
-    "interop prepare evaluate report submit analysis",
+    "interop prepare evaluate report submit analysis catalog sweep",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -29,13 +29,15 @@ NEIGHBOURS = {
     "command_line": {"config_rules", "overrides"},
     "workdir": {"config"},
     "writers": {"workdir"},
-    "train_step": {"train_state"},
+    "train_state": {"minimax"},
+    "train_step": {"minimax", "train_state"},
     "checkpoint": {"train_state"},
-    "recipes": {"evaluation", "train_step"},
+    "recipes": {"evaluation", "minimax"},
     "export": {"interop"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
     "report": {"export"},
+    "sweep": {"evaluate", "export", "official_autoattack", "report", "train"},
     "__main__": {"cli"},
 }
 # Library: the modules under score_jax that may import it.
@@ -68,7 +70,7 @@ CONFINED = {
 # Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
 TEST_SPLIT = "data evaluate official_autoattack report prepare analysis"
 RECIPES_MAY = {"ml_collections", "configs.common"}
-COMMON_MAY = {"ml_collections", "score_jax.config", "score_jax.overrides"}
+COMMON_MAY = {"ml_collections", "configs.published", "score_jax.config", "score_jax.overrides"}
 
 
 class Tree:

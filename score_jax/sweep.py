@@ -1,0 +1,260 @@
+"""The sweep job: trains, exports and judges every setting of a recipe, and compares them.
+
+Each setting runs in a process of its own: one that fails does not stop the others, and its memory
+is free when it ends. The same command again goes on where each one stopped.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from score_jax import config as config_module
+from score_jax import overrides, sweep_table, workdir
+from score_jax.data import sources
+from score_jax.overrides import Setting
+from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
+from score_jax.types import UserError
+
+LOGGER = logging.getLogger("score_jax")
+# Two processes with one thread each share the cores better than one after the other.
+SINGLE_THREADED = {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OMP_NUM_THREADS": "1",
+}
+POLL = 0.2
+PATIENCE = 120.0  # Seconds that a setting has to save when it is asked to stop.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is run: the settings of a recipe, and how they are judged.
+
+    Attributes:
+      recipe: `PATH[:ARG]` with a `sweep()`.
+      workdir: each setting has its own folder in it.
+      overrides: `FIELD=VALUE`, applied to every setting before its own.
+      num_examples: test images that are attacked, the first ones; 0: all.
+      backend: of AutoAttack, see `official_autoattack.run`.
+    """
+
+    recipe: str
+    workdir: str
+    overrides: tuple[str, ...] = ()
+    data_dir: str = ""
+    num_examples: int = 0
+    backend: str = "bridge"
+
+    def settings(self) -> list[Setting]:
+        """In the order of the recipe."""
+        return overrides.load_sweep(self.recipe)
+
+    def setting(self, index: int) -> Setting:
+        """One of them.
+
+        Raises:
+          UserError: there are not so many.
+        """
+        settings = self.settings()
+        if not 0 <= index < len(settings):
+            raise UserError(
+                f"--sweep_index={index}: {self.recipe} has {len(settings)} settings, "
+                f"0 to {len(settings) - 1}"
+            )
+        return settings[index]
+
+    def folder(self, setting: Setting) -> Path:
+        """The run folder of a setting."""
+        return Path(self.workdir) / setting.name
+
+    def changes(self, setting: Setting) -> list[str]:
+        """All overrides of a setting, in order."""
+        data = [f"data.dir={self.data_dir}"] if self.data_dir else []
+        return [*data, *self.overrides, *setting.overrides]
+
+    def config(self, setting: Setting) -> Any:
+        """The config of a setting, checked."""
+        config = config_module.load(setting.recipe, self.changes(setting))
+        config_module.validate(config)
+        return config
+
+    def flags(self, setting: Setting) -> list[str]:
+        """The flags that `score-jax train` needs for a setting."""
+        words = [f"--config={setting.recipe}"]
+        words += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        words += [f"--config.{text}" for text in (*self.overrides, *setting.overrides)]
+        return [*words, f"--workdir={self.folder(setting)}"]
+
+    def train_commands(self) -> list[str]:
+        """One `score-jax train` command a setting."""
+        return [
+            shlex.join(["score-jax", "train", *self.flags(setting)]) for setting in self.settings()
+        ]
+
+    def command(self, index: int) -> list[str]:
+        """The command line of the process that runs one setting."""
+        words = [f"--config={self.recipe}", f"--workdir={self.workdir}", f"--sweep_index={index}"]
+        words += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        words += [f"--num_examples={self.num_examples}", f"--backend={self.backend}"]
+        words += [f"--config.{text}" for text in self.overrides]
+        return [sys.executable, "-m", "score_jax", "sweep", *words]
+
+
+def run(sweep: Sweep, jobs: int = 1) -> str:
+    """Runs all settings and returns their table, also written as table.json and table.md.
+
+    Args:
+      jobs: how many settings run at a time.
+
+    Raises:
+      UserError: a setting that cannot be, before anything runs; or some failed, after all the
+        others are done and the table is printed.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when every running setting has stopped.
+    """
+    settings = sweep.settings()
+    for setting in settings:
+        sweep.config(setting)
+    logs = Path(sweep.workdir) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.closing(_ended(sweep, settings, logs, jobs)) as ended:
+            for number, (setting, code) in enumerate(ended, 1):
+                if code:
+                    failures[setting.name] = _last_line(logs / f"{setting.name}.log")
+                row = sweep_table.row(setting, sweep.folder(setting), failures)
+                LOGGER.info("[%d/%d] %s", number, len(settings), sweep_table.line(row))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    rows = [sweep_table.row(each, sweep.folder(each), failures) for each in settings]
+    table = sweep_table.write(Path(sweep.workdir), sweep.recipe, rows)
+    if failures:
+        print(table)
+        raise UserError(
+            f"{len(failures)} of {len(settings)} settings failed: {', '.join(failures)}; see "
+            f"{logs}; the same command tries them again"
+        )
+    return table
+
+
+def run_setting(sweep: Sweep, index: int) -> str:
+    """Runs the stages of one setting that are not done, in this process; returns its folder."""
+    from score_jax import evaluate, export, official_autoattack, train
+
+    # What stops every setting of a sweep is SIGTERM: a shell may have it ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    setting = sweep.setting(index)
+    folder, config = sweep.folder(setting), sweep.config(setting)
+    if not _is_trained(folder, config):
+        train.train(config, str(folder))
+    if not _is_exported(folder):
+        export.export(str(folder))
+    judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
+    if not _is_judged(folder, PGD, config, sweep.num_examples):
+        evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
+    if not _is_judged(folder, AUTOATTACK, config, sweep.num_examples):
+        official_autoattack.run(str(folder), **judge, backend=sweep.backend, name=AUTOATTACK)
+    return str(folder)
+
+
+def _is_trained(folder: Path, config: Any) -> bool:
+    """Whether a run with this config ended here; another config is for `train` to refuse."""
+    place = workdir.Workdir(folder)
+    if not place.config.exists():
+        return False
+    there = config_module.to_dict(place.read_config())
+    other = config_module.differences(there, config_module.to_dict(config))
+    if any(not line.startswith(workdir.MAY_CHANGE) for line in other):
+        return False
+    history = _read(place.run).get("history") or [{}]
+    return history[-1].get("outcome") == "finished"
+
+
+def _is_exported(folder: Path) -> bool:
+    place = workdir.Workdir(folder)
+    spec = place.export / "model.json"
+    return spec.exists() and spec.stat().st_mtime >= place.metrics.stat().st_mtime
+
+
+def _is_judged(folder: Path, name: str, config: Any, num_examples: int) -> bool:
+    place = workdir.Workdir(folder)
+    model = _read(place.export / "model.json")
+    result = _read(place.eval(name) / "result.json")
+    size = sources.DATASETS[config.data.name].split_sizes["test"]
+    return (
+        bool(result)
+        and result.get("model_sha256") == model["sha256"]["model.safetensors"]
+        and result.get("num_examples") == (num_examples or size)
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _ended(
+    sweep: Sweep, settings: Sequence[Setting], logs: Path, jobs: int
+) -> Iterator[tuple[Setting, int]]:
+    """Runs each setting in a child process, `jobs` at a time; yields those that ended.
+
+    Closed early, it asks the children to stop and waits for them.
+    """
+    environment = _environment(jobs)
+    waiting = list(enumerate(settings))
+    running: list[tuple[Setting, subprocess.Popen[bytes]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                index, setting = waiting.pop(0)
+                with (logs / f"{setting.name}.log").open("wb") as log:
+                    # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+                    child = subprocess.Popen(
+                        sweep.command(index), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                        env=environment, start_new_session=True,
+                    )  # fmt: skip
+                running.append((setting, child))
+            time.sleep(POLL)
+            for entry in [entry for entry in running if entry[1].poll() is not None]:
+                running.remove(entry)
+                yield entry[0], entry[1].returncode
+    finally:
+        _stop([child for _, child in running])
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    try:
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + PATIENCE
+        for child in children:
+            child.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        LOGGER.warning("a setting did not stop within %.0f seconds; it is ended", PATIENCE)
+    finally:  # After a second Ctrl-C, too.
+        for child in children:
+            child.kill()
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    environment = dict(os.environ)
+    paths = [str(overrides.ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    if jobs > 1:
+        flags = [environment.get("XLA_FLAGS", ""), SINGLE_THREADED["XLA_FLAGS"]]
+        environment |= SINGLE_THREADED | {"XLA_FLAGS": " ".join(filter(None, flags))}
+    return environment
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no message")

@@ -1,0 +1,73 @@
+"""The table of a sweep: one line a setting, as text, table.json and table.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from score_jax import report_run, report_table, workdir
+from score_jax.overrides import Setting
+
+PGD_STEPS = 20
+PGD, AUTOATTACK = f"pgd{PGD_STEPS}", "autoattack"  # Names of the results, WORKDIR/eval/NAME.
+COLUMNS = ("setting", "clean", f"PGD-{PGD_STEPS}", "AutoAttack", "gap", "seconds")
+PERCENT = ("clean", "pgd", "autoattack", "gap")
+
+
+def row(setting: Setting, folder: Path, failures: Mapping[str, str]) -> dict[str, Any]:
+    """The numbers of one setting; None where there are none.
+
+    Args:
+      folder: of its run.
+      failures: what the settings that failed said last, by name.
+    """
+    found: dict[str, Any] = dict(
+        setting=setting.name,
+        recipe=setting.recipe,
+        workdir=str(folder),
+        error=failures.get(setting.name, ""),
+        **dict.fromkeys((*PERCENT, "num_examples", "seconds")),
+    )
+    if not workdir.Workdir(folder).config.exists():
+        return found
+    run = report_run.read(folder)
+    official = run.results.get(AUTOATTACK, {})
+    pgd = report_table.cross_entropy_accuracy(run.results.get(PGD, {}))
+    autoattack = official.get("robust_accuracy")
+    return found | dict(
+        clean=run.clean_accuracy,
+        pgd=pgd,
+        autoattack=autoattack,
+        gap=None if None in (pgd, autoattack) else pgd - autoattack,
+        num_examples=official.get("num_examples"),
+        seconds=run.training_seconds,
+    )
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    values = [found[name] for name in PERCENT]
+    cells = ["-" if value is None else f"{100 * value:.1f}%" for value in values]
+    seconds = "-" if found["seconds"] is None else f"{found['seconds']:.0f}"
+    return [found["setting"], *cells, seconds]
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """One row in words, as it is told when a setting ends."""
+    if found["error"]:
+        return f"{found['setting']} failed: {found['error']}"
+    words = zip(COLUMNS[1:], _cells(found)[1:], strict=True)
+    return f"{found['setting']}: {', '.join(' '.join(word) for word in words)}"
+
+
+def write(folder: Path, recipe: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Writes table.json and table.md; returns the table as aligned text."""
+    cells = [_cells(found) for found in rows]
+    workdir.write_json_atomic(folder / "table.json", {"recipe": recipe, "rows": list(rows)})
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *cells]
+    markdown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    workdir.write_text_atomic(folder / "table.md", markdown)
+    counts = sorted({found["num_examples"] for found in rows} - {None})
+    note = f"gap: PGD-{PGD_STEPS} (cross-entropy) minus AutoAttack; seconds: training"
+    if counts:
+        note += f"; attacks on the first {' or '.join(map(str, counts))} test images"
+    errors = [f"{found['setting']} failed: {found['error']}" for found in rows if found["error"]]
+    return "\n".join([*report_table.align([COLUMNS, *cells]), "", note, *errors])
