@@ -10,6 +10,7 @@ def decay_at(step: Array, decay: float, warmup_steps: float) -> Array:
     """The decay of update number `step`, i32[] counted from 1.
 
     Zero before `warmup_steps`; from there min(decay, (1 + d) / (10 + d)) with d the updates since.
+    With `warmup_steps` 1 that is the average of DeepMind's code, which counts updates from 0.
     """
     since = step.astype(jnp.float32) - warmup_steps
     dynamic = jnp.minimum(decay, (1 + since) / (10 + since))

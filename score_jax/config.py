@@ -25,7 +25,9 @@ def default() -> ConfigDict:
             eps=8 / 255,  # Radius in pixel units, images in [0, 1].
             norm="linf",
             num_epochs=400,
-            steps_per_epoch=0,  # 0: ceil(official train size / batch_size).
+            steps_per_epoch=0,  # 0: ceil(official train size / images loaded in a step).
+            loss_reduction="mean",
+            label_smoothing_scope="all",
             data=dict(
                 name="cifar10",
                 dir="",  # '': $TFDS_DATA_DIR, or ~/tensorflow_datasets.
@@ -34,11 +36,16 @@ def default() -> ConfigDict:
                 augmentation="pad_crop_flip",
                 generated="",  # Name of a prepared set of generated images.
                 generated_fraction=0.7,
+                repeats=1,  # Each labelled image of a batch, at as many augmentations.
+                augmented_views=1,  # Independent augmentations of the batch, one after the other.
+                cutmix=0,  # Versions of each loaded image; batch_size counts the versions.
                 prefetch=4,
             ),
-            model=dict(name="wrn-28-10-swish", remat=False),
+            model=dict(name="wrn-28-10-swish", remat=False, dropout=0.0, init="torch"),
             batchnorm=dict(
                 groups=1,
+                unbiased=True,
+                debias=False,
                 first_step_momentum=placeholder(float),
                 update_order=("clean", "adversarial"),
             ),
@@ -60,7 +67,9 @@ def default() -> ConfigDict:
                 warmup_fraction=0.025,
                 cycle_momentum=True,
             ),
-            ema=dict(decay=0.995, warmup_fraction=0.025),
+            ema=dict(decay=0.995, warmup_fraction=0.025, warmup_steps=-1),
+            awp=dict(gamma=0.0, start_epoch=0),
+            published=dict(table="", row=""),  # The row of a published table that this recipe is.
             precision=dict(train="float32", attack="float32", evaluation="float32"),
             checkpoint=dict(every_epochs=1, keep=2),
             log=dict(every_steps=50, tensorboard=False, attack_share=True),
@@ -72,7 +81,14 @@ def default() -> ConfigDict:
         step_size=2 / 255,
         num_steps=10,
         start="uniform",
+        rule="steepest",
+        step_schedule=(1.0,),
+        step_noise=0.0,
+        patience=(),
+        patience_epochs=(),
         statistics="batch",
+        dropout=False,
+        warmup_steps=0,
         zero_gradient="stay",
     )
     config.validation = dict(
@@ -101,7 +117,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def steps_per_epoch(config: ConfigDict, train_size: int) -> int:
     """Optimizer steps in one epoch; `train_size` is the size of the official training split."""
-    return config.steps_per_epoch or math.ceil(train_size / config.data.batch_size)
+    return config.steps_per_epoch or math.ceil(train_size / loaded_images(config))
+
+
+def loaded_images(config: ConfigDict) -> int:
+    """Images that a step reads: the batch, or its share before CutMix multiplies it."""
+    return config.data.batch_size // max(1, config.data.cutmix)
 
 
 def num_train_steps(config: ConfigDict, train_size: int) -> int:

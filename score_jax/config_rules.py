@@ -9,15 +9,20 @@ from ml_collections import ConfigDict
 from score_jax import overrides
 from score_jax.types import UserError, nearest
 
-FREE_SECTIONS = ("objective", "model", "schedule")  # Their fields depend on their name.
+# Their fields depend on their name, or are a table's.
+FREE_SECTIONS = ("objective", "model", "schedule", "published")
 OPTIONAL = ("batchnorm.first_step_momentum",)
 CHOICES = {
     "norm": ("linf", "l2"),
     "attack.norm": ("linf", "l2"),
     "attack.start": ("uniform", "normal", "zero"),
+    "attack.rule": ("steepest", "adam"),
     "attack.statistics": ("batch", "running"),
     "attack.zero_gradient": ("stay", "noise"),
-    "schedule.unit": ("epoch", "step"),
+    "schedule.unit": ("epoch", "fractional_epoch", "step"),
+    "loss_reduction": ("mean", "sum"),
+    "label_smoothing_scope": ("all", "generated"),
+    "optimizer.name": ("sgd", "adam"),
     "precision.train": ("float32", "tf32", "bfloat16"),
     "precision.attack": ("float32", "tf32", "bfloat16"),
     "precision.evaluation": ("float32", "tf32", "bfloat16"),
@@ -26,7 +31,10 @@ CHOICES = {
     "validation.attack.loss": ("margin", "cross_entropy"),
 }
 CHOICE_TUPLES = {
-    "batchnorm.update_order": ("clean", "adversarial"),
+    "batchnorm.update_order": (
+        "clean", "adversarial", "clean_again", "adversarial_margin", "opposite", "attack",
+        "attacked", "updated_clean",
+    ),
     "optimizer.weight_decay_roles": ("kernel", "bias", "batchnorm"),
 }
 # Field: smallest value, whether it is itself allowed, upper bound (excluded) or None.
@@ -38,15 +46,23 @@ BOUNDS = {
     "data.validation_size": (1, True, None),
     "data.generated_fraction": (0.0, False, 1.0),
     "data.prefetch": (0, True, None),
+    "data.repeats": (1, True, None),
+    "data.augmented_views": (1, True, None),
+    "data.cutmix": (0, True, None),
+    "awp.gamma": (0.0, True, None),
+    "awp.start_epoch": (0, True, None),
     "batchnorm.groups": (1, True, None),
     "batchnorm.first_step_momentum": (0.0, True, math.nextafter(1.0, 2.0)),
     "attack.num_steps": (1, True, None),
+    "attack.step_noise": (0.0, True, None),
+    "attack.warmup_steps": (0, True, None),
     "optimizer.momentum": (0.0, True, 1.0),
     "optimizer.weight_decay": (0.0, True, None),
     "optimizer.clip_norm": (0.0, True, None),
     "schedule.learning_rate": (0.0, True, None),
     "ema.decay": (0.0, True, 1.0),
     "ema.warmup_fraction": (0.0, True, math.nextafter(1.0, 2.0)),
+    "ema.warmup_steps": (-1, True, None),
     "validation.every_epochs": (1, True, None),
     "validation.batch_size": (1, True, None),
     "validation.attack.num_steps": (1, True, None),
@@ -144,6 +160,15 @@ def _check_sizes(config: ConfigDict, train_size: int | None) -> None:
         raise UserError(
             f"config.data.batch_size={batch_size} must be divisible by config.batchnorm.groups="
             f"{groups}; use {near}"
+        )
+    if config.data.cutmix and batch_size % config.data.cutmix:
+        raise UserError(
+            f"config.data.batch_size={batch_size} must be divisible by config.data.cutmix="
+            f"{config.data.cutmix}: it counts all versions of the loaded images"
+        )
+    if config.data.cutmix and config.data.augmented_views > 1:
+        raise UserError(
+            "config.data.cutmix and config.data.augmented_views exclude each other; set one of them"
         )
     if train_size is not None and config.data.validation_size >= train_size:
         raise UserError(

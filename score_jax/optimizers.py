@@ -76,14 +76,25 @@ def cosine(
 
 def step_decay(
     time: Callable[[Array], Array], total: float, *, learning_rate: float, momentum: float,
-    boundaries: tuple[float, ...], factor: float = 0.1,
+    boundaries: tuple[float, ...], factor: float = 0.1, factors: tuple[float, ...] = (),
 ) -> Rates:  # fmt: skip
-    """learning_rate times `factor` for each boundary reached."""
+    """learning_rate times `factor` for each boundary reached, or times the last one's of `factors`.
+
+    Raises:
+      UserError: not as many factors as boundaries.
+    """
     del total
+    factors = tuple(factors) or tuple(factor**n for n in range(1, len(boundaries) + 1))
+    if len(factors) != len(boundaries):
+        raise UserError(
+            f"config.schedule.factors={factors} must have one entry for each of boundaries="
+            f"{tuple(boundaries)}"
+        )
+    values = [learning_rate, *(learning_rate * each for each in factors)]
 
     def value(step):
         reached = jnp.sum(time(step)[None] >= jnp.asarray(boundaries, jnp.float32))
-        return jnp.float32(learning_rate) * jnp.float32(factor) ** reached.astype(jnp.float32)
+        return jnp.asarray(values, jnp.float32)[reached]
 
     return Rates(value, _constant(momentum))
 
@@ -97,7 +108,7 @@ def constant(
 
 
 SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "step": step_decay, "constant": constant}
-UNITS = ("epoch", "step")
+UNITS = ("epoch", "fractional_epoch", "step")
 
 
 def create_rates(
@@ -107,7 +118,9 @@ def create_rates(
 
     Args:
       name: one of `SCHEDULES`.
-      unit: 'epoch' (constant within an epoch, as PyTorch's per-epoch schedulers) or 'step'.
+      unit: 'epoch' (constant within an epoch, as PyTorch's per-epoch schedulers), 'step', or
+        'fractional_epoch' (Rice et al.: the epochs done when the step ends, so that a rate falls
+        with the last step of an epoch).
       fields: the schedule's own.
 
     Raises:
@@ -120,6 +133,11 @@ def create_rates(
 
         def time(step):
             return (jnp.asarray(step) // steps_per_epoch).astype(jnp.float32)
+    elif unit == "fractional_epoch":
+        total = num_epochs
+
+        def time(step):
+            return (jnp.asarray(step) + 1).astype(jnp.float32) / steps_per_epoch
     else:
         total = num_epochs * steps_per_epoch
 
@@ -139,7 +157,7 @@ def create(
     weight_decay: float = 0.0, weight_decay_roles: tuple[str, ...] = ("kernel", "bias"),
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """SGD as PyTorch's: coupled weight decay, then momentum, then the rate.
+    """SGD or Adam as PyTorch's: coupled weight decay first, the rate last.
 
     Args:
       rates: schedules of the learning rate and the momentum.
@@ -151,7 +169,7 @@ def create(
     Raises:
       UserError: unknown optimizer or role.
     """
-    lookup({"sgd": 0}, "config.optimizer.name", name)
+    lookup({"sgd": 0, "adam": 0}, "config.optimizer.name", name)
     for role in weight_decay_roles:
         lookup(
             dict.fromkeys(("kernel", "bias", "batchnorm")),
@@ -160,9 +178,13 @@ def create(
     if not math.isfinite(weight_decay) or weight_decay < 0:
         raise UserError(f"config.optimizer.weight_decay={weight_decay} must be 0 or more")
     mask = jax.tree.map(lambda role: role in weight_decay_roles, roles)
-    sgd = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
+    if name == "adam":
+        rule = optax.inject_hyperparams(optax.adam)(learning_rate=rates.learning_rate)
+    else:
+        sgd = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
+        rule = sgd(learning_rate=rates.learning_rate, momentum=rates.momentum, nesterov=nesterov)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask),
-        sgd(learning_rate=rates.learning_rate, momentum=rates.momentum, nesterov=nesterov),
+        rule,
     )

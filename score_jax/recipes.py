@@ -9,7 +9,7 @@ from score_jax import config as config_lib
 from score_jax.data import augment, sources
 from score_jax.data.sources import DatasetSpec
 from score_jax.evaluation import Judge
-from score_jax.train_step import Recipe
+from score_jax.minimax import EXTRA_UPDATES, Recipe
 from score_jax.types import UserError, lookup
 
 
@@ -44,6 +44,9 @@ def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> 
         precision=precision,
         remat=config.model.remat,
         batchnorm_groups=config.batchnorm.groups,
+        batchnorm_unbiased=config.batchnorm.unbiased,
+        dropout=config.model.get("dropout", 0.0),
+        init=config.model.get("init", "torch"),
     )
 
 
@@ -62,14 +65,13 @@ def build(config: ConfigDict) -> Run:
         )
     steps_per_epoch = config_lib.steps_per_epoch(config, train_size)
     objective = objectives.create(**config.objective)
-    update_order = tuple(config.batchnorm.update_order)
-    if objective.forwards != ("joint",) and not set(update_order) & set(objective.forwards):
-        raise UserError(
-            f"config.batchnorm.update_order={update_order} records none of the forward passes of "
-            f"objective {config.objective.name!r}: {', '.join(objective.forwards)}; name one"
-        )
     fields = dict(config.attack)
     statistics = models.NormalizeBy(fields.pop("statistics"))
+    update_order = _update_order(config, objective, statistics)
+    attack_dropout, warmup_steps = fields.pop("dropout"), fields.pop("warmup_steps")
+    attack = None
+    if objective.forwards != ("clean",):
+        attack = objective.attack(attacks.create(**fields))
     rates = optimizers.create_rates(
         **config.schedule,
         num_epochs=config.num_epochs,
@@ -79,20 +81,33 @@ def build(config: ConfigDict) -> Run:
     classifier = create_classifier(config, spec, config.precision.train)
     optimizer = {name: value for name, value in config.optimizer.items() if name != "momentum"}
     # The SCORE code counts floor(N / batch) + 1 updates an epoch here, whatever the loader has.
-    updates_per_epoch = config.steps_per_epoch or train_size // config.data.batch_size + 1
+    loaded = config_lib.loaded_images(config)
+    updates_per_epoch = config.steps_per_epoch or train_size // loaded + 1
+    warmup = config.ema.warmup_fraction * config.num_epochs * updates_per_epoch
     recipe = Recipe(
         classifier=classifier,
         attack_classifier=create_classifier(config, spec, config.precision.attack),
         objective=objective,
-        attack=None if objective.forwards == ("clean",) else attacks.create(**fields),
+        attack=attack,
         attack_statistics=statistics,
+        attack_dropout=attack_dropout,
+        attack_warmup_steps=warmup_steps,
         update_order=update_order,
         first_step_momentum=config.batchnorm.first_step_momentum,
+        debias=config.batchnorm.debias,
+        loss_reduction=config.loss_reduction,
+        label_smoothing_scope=config.label_smoothing_scope,
+        awp_gamma=config.awp.gamma,
+        awp_start_epoch=config.awp.start_epoch,
         optimizer=optimizers.create(rates, classifier.roles, **optimizer),
         num_classes=spec.num_classes,
         augment=lookup(augment.AUGMENTATIONS, "config.data.augmentation", config.data.augmentation),
         ema_decay=config.ema.decay,
-        ema_warmup_steps=config.ema.warmup_fraction * config.num_epochs * updates_per_epoch,
+        augmented_views=config.data.augmented_views,
+        cutmix=config.data.cutmix,
+        ema_warmup_steps=warmup if config.ema.warmup_steps < 0 else config.ema.warmup_steps,
+        steps_per_epoch=steps_per_epoch,
+        num_epochs=config.num_epochs,
         log_every_steps=config.log.every_steps,
     )
     fields = dict(config.validation.attack)
@@ -105,3 +120,31 @@ def build(config: ConfigDict) -> Run:
         steps_per_epoch=steps_per_epoch,
         num_train_steps=config_lib.num_train_steps(config, train_size),
     )
+
+
+def _update_order(config: ConfigDict, objective, statistics) -> tuple[str, ...]:
+    """The forward passes that record statistics, checked against those that there are."""
+    order, passes = tuple(config.batchnorm.update_order), ", ".join(objective.forwards)
+    if objective.forwards != ("joint",) and not set(order) & set(objective.forwards):
+        raise UserError(
+            f"config.batchnorm.update_order={order} records none of the forward passes of "
+            f"objective {config.objective.name!r}: {passes}; name one"
+        )
+    known = (*objective.forwards, *EXTRA_UPDATES, "clean", "adversarial")
+    for name in order:
+        if name not in known:
+            raise UserError(
+                f"config.batchnorm.update_order names {name!r}, which objective "
+                f"{config.objective.name!r} has not; it has {passes}, {', '.join(EXTRA_UPDATES)}"
+            )
+    if "attack" in order and statistics is not models.NormalizeBy.BATCH:
+        raise UserError(
+            "config.batchnorm.update_order names the attack, whose passes record only with "
+            "config.attack.statistics=batch"
+        )
+    if config.batchnorm.debias and config.batchnorm.first_step_momentum is not None:
+        raise UserError(
+            "config.batchnorm.debias=true and config.batchnorm.first_step_momentum exclude each "
+            "other; set one"
+        )
+    return order

@@ -104,6 +104,68 @@ class L2:
         return _per_example_norm(adversarial - images)[:, 0, 0, 0]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RescaledLinf(Linf):
+    """The ball of the maximum norm as Yang et al.'s LLR code walks it: steps along the gradient
+    divided by its largest entry, and a perturbation that is too long is shrunk as a whole.
+    """
+
+    def ascend(self, gradient, key):
+        del key
+        largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+        return gradient / jnp.where(largest > 0, largest, 1)
+
+    def project(self, adversarial, images):
+        delta = jnp.clip(adversarial, 0.0, 1.0) - images
+        largest = jnp.max(jnp.abs(delta), axis=(1, 2, 3), keepdims=True)
+        # The 1e-7 is torch.renorm's.
+        return images + delta * jnp.where(largest > self.eps, self.eps / (largest + 1e-7), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ray:
+    """No set at all: one free step along the direction in which a norm of the gradient is measured.
+
+    Source: Finlay and Oberman 2019, where the penalty is the gradient's norm by a difference.
+
+    Attributes:
+      norm: 'l2': the unit vector along the gradient; 'l1': its signs divided by the root of the
+        number of pixels, as released; 'linf': the largest entry's sign, alone.
+    """
+
+    norm: str = "l2"
+    eps: float = float("inf")
+
+    def __post_init__(self):
+        lookup(dict.fromkeys(("l2", "l1", "linf")), "config.objective.norm", self.norm)
+
+    def noise(self, key, shape, dtype):
+        raise TypeError("a ray has no random start")
+
+    def random_start(self, noise, images):
+        raise TypeError("a ray has no random start")
+
+    def ascend(self, gradient, key):
+        del key
+        flat = gradient.reshape(gradient.shape[0], -1)
+        if self.norm == "l2":
+            size = jnp.sqrt(jnp.sum(jnp.square(flat), axis=1, keepdims=True))
+            direction = flat / jnp.where(size > 0, size, 1)
+        elif self.norm == "l1":
+            direction = jnp.sign(flat) / flat.shape[1] ** 0.5
+        else:
+            largest = jnp.argmax(jnp.abs(flat), axis=1)
+            direction = jnp.sign(flat) * jax.nn.one_hot(largest, flat.shape[1], dtype=flat.dtype)
+        return direction.reshape(gradient.shape)
+
+    def project(self, adversarial, images):
+        del images
+        return adversarial
+
+    def distance(self, adversarial, images):
+        return _per_example_norm(adversarial - images)[:, 0, 0, 0]
+
+
 THREAT_MODELS = {"linf": Linf, "l2": L2}
 
 

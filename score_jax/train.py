@@ -44,7 +44,8 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     # A wrong name or number, or missing data, fails before anything is written.
     run = recipes.build(config)
     layout = layout or mesh.create()
-    layout.check_divides(config.data.batch_size, "config.data.batch_size")
+    per_version = "/config.data.cutmix" if config.data.cutmix else ""
+    layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     pipeline.open_training_data(config)
     images, labels = pipeline.validation_images(config)
 
@@ -57,16 +58,15 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     init_key, *keys = jax.device_put(
         tuple(jax.random.split(jax.random.key(config.seed), 3)), layout.replicated
     )
-    parts = (run.recipe.classifier, run.recipe.optimizer, run.recipe.objective.forwards)
     checkpoints = checkpoint.Checkpoints(place, config_lib.to_dict(config), config.checkpoint.keep)
     outcome, step = "failed", None
     try:
-        restored = checkpoints.restore(train_state.abstract(*parts, layout))
+        restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
         if restored:
             state, best = restored
             LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
         else:
-            state = train_state.create(*parts, init_key, layout)
+            state = train_state.create(run.recipe, init_key, layout)
             best = checkpoint.Best()
         step = int(state.step)
         if step < run.num_train_steps:
@@ -182,7 +182,7 @@ class Loop:
 
     def _batches(self, step: int) -> Iterator[Any]:
         for batch in pipeline.train_batches(self._config, step, self._run.num_train_steps - step):
-            yield self._layout.put_batch({name: batch[name] for name in ("images", "labels")})
+            yield self._layout.put_batch(batch)
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every_steps = every_epochs * self._run.steps_per_epoch

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from score_jax.mesh import Layout
 from score_jax.metrics import Mean
-from score_jax.models import Classifier
+from score_jax.minimax import Recipe
 from score_jax.types import Array, BatchStats, Key, Params
 
 
@@ -36,59 +35,31 @@ class TrainState:
     sums: dict[str, Mean]
 
 
-def metric_names(forwards: tuple[str, ...]) -> tuple[str, ...]:
-    """The training metrics of an objective with these outer forwards."""
-    names = ["train/loss", "train/gradient_norm"]
-    if {"clean", "joint"} & set(forwards):
-        names.append("train/clean_accuracy")
-    if {"adversarial", "joint"} & set(forwards):
-        names.append("train/adv_accuracy")
-    return tuple(names)
-
-
-def initial_state(
-    classifier: Classifier,
-    optimizer: optax.GradientTransformation,
-    forwards: tuple[str, ...],
-    key: Key,
-) -> TrainState:
+def initial_state(recipe: Recipe, key: Key) -> TrainState:
     """A fresh state; a pure function of the key."""
-    params, batch_stats = classifier.init(key)
+    params, batch_stats = recipe.classifier.init(key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         ema_params=params,
-        opt_state=optimizer.init(params),
-        sums={name: Mean.zero() for name in metric_names(forwards)},
+        opt_state=recipe.optimizer.init(params),
+        sums={name: Mean.zero() for name in recipe.metric_names},
     )
 
 
-def create(
-    classifier: Classifier,
-    optimizer: optax.GradientTransformation,
-    forwards: tuple[str, ...],
-    key: Key,
-    layout: Layout,
-) -> TrainState:
+def create(recipe: Recipe, key: Key, layout: Layout) -> TrainState:
     """`initial_state`, made on the devices without a copy on the host."""
 
     def make(key):
-        return initial_state(classifier, optimizer, forwards, key)
+        return initial_state(recipe, key)
 
     return jax.jit(make, out_shardings=layout.replicated)(key)
 
 
-def abstract(
-    classifier: Classifier,
-    optimizer: optax.GradientTransformation,
-    forwards: tuple[str, ...],
-    layout: Layout,
-) -> TrainState:
+def abstract(recipe: Recipe, layout: Layout) -> TrainState:
     """Shapes and layouts of a state: the target of a restore."""
-    shapes = jax.eval_shape(
-        lambda key: initial_state(classifier, optimizer, forwards, key), jax.random.key(0)
-    )
+    shapes = jax.eval_shape(lambda key: initial_state(recipe, key), jax.random.key(0))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated),
         shapes,

@@ -14,8 +14,8 @@ import pytest
 from score_jax import averaging, divergences, objectives, optimizers, threat_models
 from score_jax.attacks import PGD
 from score_jax.metrics import correct
+from score_jax.minimax import Batch, Recipe, maximize, minimized
 from score_jax.models import NormalizeBy
-from score_jax.train_step import Recipe, maximize, minimized
 from tests import reference
 
 EPS = 8 / 255
@@ -65,10 +65,12 @@ def one_update(dtype, objective, noise, **fields):
     recipe = recipe_of(classifier, objective, **fields)
     images, attacked = jnp.asarray(reference.images(), dtype), jnp.asarray(adversarial, dtype)
     labels = jnp.asarray(reference.LABELS, jnp.int32)
+    batch = Batch(
+        images=images, labels=labels, attacked={"adversarial": attacked},
+        target_probs=recipe.target_probs(labels).astype(dtype),
+    )  # fmt: skip
     (loss, (stats, views)), gradients = jax.jit(
-        jax.value_and_grad(
-            lambda p: minimized(recipe, p, batch_stats, images, attacked, labels), has_aux=True
-        )
+        jax.value_and_grad(lambda p: minimized(recipe, p, batch_stats, batch), has_aux=True)
     )(params)
     return dict(
         loss=float(loss), stats=stats, views=views, gradients=gradients, labels=labels,
@@ -86,8 +88,12 @@ def attacked_images(name, noise, noise_dtype, **fields):
         images, start = (jnp.asarray(x, np.float64) for x in (reference.images(), start))
         labels = jnp.asarray(reference.LABELS, jnp.int32)
         key = jax.random.key(0)
-        attack = jax.jit(lambda x, n: maximize(recipe, params, batch_stats, key, x, labels, n))
-        return np.asarray(attack(images, start))
+
+        def attack(x, n):
+            batch = Batch(images=x, labels=labels, target_probs=recipe.target_probs(labels))
+            return maximize(recipe, params, batch_stats, key, batch, n)[0].attacked["adversarial"]
+
+        return np.asarray(jax.jit(attack)(images, start))
 
 
 # Case 1 and 2: the network.

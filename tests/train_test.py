@@ -67,9 +67,8 @@ def metric_lines(folder: Path) -> list[dict]:
 def final_state(folder: Path):
     """Every array of the last checkpoint, and what is saved about it."""
     run = recipes.build(workdir.find_workdir(folder).read_config())
-    parts = (run.recipe.classifier, run.recipe.optimizer, run.recipe.objective.forwards)
     checkpoints = checkpoint.Checkpoints(workdir.find_workdir(folder), {}, keep=2)
-    state, best = checkpoints.restore(train_state.abstract(*parts, mesh.create()))
+    state, best = checkpoints.restore(train_state.abstract(run.recipe, mesh.create()))
     checkpoints.close()
     return jax.device_get(state), best
 
@@ -153,9 +152,8 @@ def test_best_is_the_latest_of_the_best_validations(uninterrupted):
 
 def twenty_steps(config, layout, dtype):
     run = recipes.build(config)
-    parts = (run.recipe.classifier, run.recipe.optimizer, run.recipe.objective.forwards)
     keys = jax.device_put(tuple(jax.random.split(jax.random.key(0))), layout.replicated)
-    state = train_state.create(*parts, keys[0], layout)
+    state = train_state.create(run.recipe, keys[0], layout)
     # Whatever the arithmetic of a step happens in; the sums for the log stay as they are.
     parts = ("params", "batch_stats", "ema_params", "opt_state")
     state = dataclasses.replace(
@@ -217,11 +215,10 @@ def test_whole_run_traces_the_step_once(data_dir, tmp_path, monkeypatch):
 def test_state_is_donated(data_dir):
     config = digits_config(*OVERRIDES, f"data.dir={data_dir}")
     run, layout = recipes.build(config), mesh.create()
-    parts = (run.recipe.classifier, run.recipe.optimizer, run.recipe.objective.forwards)
     key = jax.device_put(jax.random.key(0), layout.replicated)
-    state = train_state.create(*parts, key, layout)
+    state = train_state.create(run.recipe, key, layout)
     batch = next(iter(pipeline.train_batches(config, 0, 1)))
-    local = layout.put_batch({name: batch[name] for name in ("images", "labels")})
+    local = layout.put_batch({name: batch[name] for name in ("images", "labels", "generated")})
     train_step.compile_step(run.recipe, layout)(state, local, key)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 

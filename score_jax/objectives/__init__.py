@@ -3,19 +3,31 @@
 import dataclasses
 from typing import Any
 
-from score_jax.objectives.interface import Objective, Views
-from score_jax.objectives.madry import Madry
+from score_jax.objectives.distance import DistanceMadry, DistanceTrades
+from score_jax.objectives.gairat import Gairat, GairTrades
+from score_jax.objectives.interface import FORWARDS, Moving, Objective, Views
+from score_jax.objectives.madry import Madry, Rst
+from score_jax.objectives.mart import Mart
+from score_jax.objectives.regularizers import GradientRegularization, LocalLinearity
 from score_jax.objectives.standard import Standard
 from score_jax.objectives.trades import Score, Trades
 from score_jax.types import UserError, lookup, nearest
 
-__all__ = ["OBJECTIVES", "Objective", "Views", "create"]
+__all__ = ["FORWARDS", "OBJECTIVES", "Moving", "Objective", "Views", "create"]
 
-OBJECTIVES: dict[str, type] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "standard": Standard,
     "madry": Madry,
+    "rst": Rst,
     "trades": Trades,
     "score": Score,
+    "distance_madry": DistanceMadry,
+    "distance_trades": DistanceTrades,
+    "mart": Mart,
+    "gairat": Gairat,
+    "gair_trades": GairTrades,
+    "gr": GradientRegularization,
+    "llr": LocalLinearity,
 }
 
 

@@ -1,12 +1,37 @@
 """What every training method offers to the step."""
 
 import dataclasses
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 
 from score_jax.divergences import SMOOTHINGS
 from score_jax.types import Array, UserError, lookup
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moving:
+    """What an attack sees at one of its iterates; all but `logits` and `images` is constant.
+
+    Attributes:
+      logits: f[b, k] of the moving images.
+      clean_logits: f[b, k] of the clean images.
+      target_probs: f[b, k], the labels as the outer loss sees them (smoothed, or CutMix mixtures).
+      labels: i32[b].
+      images, clean_images: f[b, h, w, c].
+      clean_gradient: f[b, h, w, c], of the cross-entropy at the clean images; None unless the
+        objective `needs_gradient`.
+    """
+
+    logits: Array
+    clean_logits: Array
+    labels: Array
+    target_probs: Array | None = None
+    images: Array | None = None
+    clean_images: Array | None = None
+    clean_gradient: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -17,40 +42,77 @@ class Views:
     Attributes:
       clean_logits: f32[b, k], or None where the objective has no clean forward.
       adv_logits: f32[b, k], or None where it has no adversarial forward.
+      other_logits: those of further forward passes, by name.
       target_probs: f32[b, k], smoothed labels.
+      labels: i32[b].
+      robust_steps: i32[b], see `attacks.Attacked`; None without an attack.
+      num_steps: of the attack that counted them.
+      epoch: i32[], from 0; num_epochs: of the whole run.
+      perturbation: f[b, h, w, c], adversarial minus clean images, a constant.
+      clean_gradient: as in `Moving`, but of the outer clean pass and differentiable.
     """
 
     clean_logits: Array | None
     adv_logits: Array | None
     target_probs: Array
+    labels: Array | None = None
+    other_logits: dict[str, Array] = dataclasses.field(default_factory=dict)
+    robust_steps: Array | None = None
+    num_steps: int = dataclasses.field(default=0, metadata=dict(static=True))
+    epoch: Array | int = 0
+    num_epochs: int = dataclasses.field(default=1, metadata=dict(static=True))
+    perturbation: Array | None = None
+    clean_gradient: Array | None = None
 
 
-class Objective(Protocol):
-    """A training method. Both losses are per example, f32[b]; the step takes the one mean.
+# The outer forward passes there are: the clean images, the attacked ones, clean and attacked ones
+# in one pass that shares its batch statistics, the clean ones a second time (with its own dropout
+# mask), the images of a second attack, and the images opposite to the attacked ones.
+FORWARDS = ("clean", "adversarial", "joint", "clean_again", "adversarial_margin", "opposite")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A training method. Both losses are per example, f[b]; the step takes the one mean.
 
     Attributes:
-      forwards: the outer forward passes it needs: ('clean',), ('adversarial',), both as two
-        passes, or ('joint',): one pass over clean and adversarial images together, which share
-        their batch statistics. Without an adversarial one there is no attack.
+      forwards: the outer forward passes it needs, of `FORWARDS`. Without an adversarial one there
+        is no attack.
+      needs_clean_logits: its attack compares with the clean prediction: one more forward pass.
+      needs_gradient: its losses use the input gradient of the clean cross-entropy.
       label_smoothing, smoothing: how `target_probs` are made; see `divergences.target_probs`.
     """
 
-    forwards: ClassVar[tuple[str, ...]]
-    label_smoothing: float
-    smoothing: str
+    forwards: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
+    needs_clean_logits: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = False
+    label_smoothing: float = 0.0
+    smoothing: str = "uniform"
 
-    def inner(self, logits: Array, clean_logits: Array, labels: Array) -> Array:
-        """What the attack ascends, from the moving images' logits; the rest is constant."""
+    def __post_init__(self) -> None:
+        """Raises UserError where `divergences.target_probs` has no targets for these."""
+        lookup(dict.fromkeys(SMOOTHINGS), "config.objective.smoothing", self.smoothing)
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"config.objective.label_smoothing={self.label_smoothing} must lie in [0, 1)"
+            )
+
+    def inner(self, moving: Moving) -> Array:
+        """What the attack ascends."""
+        raise TypeError(f"{type(self).__name__} has no inner maximization")
 
     def outer(self, views: Views) -> Array:
         """What the optimizer descends."""
+        raise NotImplementedError
 
+    @property
+    def inners(self) -> dict[str, Callable[[Moving], Array]]:
+        """What each attack ascends, by the forward pass that it makes images for."""
+        return {"adversarial": self.inner}
 
-def check_smoothing(smoothing: float, convention: str) -> None:
-    """Raises UserError where `divergences.target_probs` has no targets for these."""
-    lookup(dict.fromkeys(SMOOTHINGS), "config.objective.smoothing", convention)
-    if not 0 <= smoothing < 1:
-        raise UserError(f"config.objective.label_smoothing={smoothing} must lie in [0, 1)")
+    def attack(self, configured: Any) -> Any:
+        """The attack to use, from the one that the config describes."""
+        return configured
 
 
 def check_not_negative(**fields: float) -> None:
@@ -58,3 +120,8 @@ def check_not_negative(**fields: float) -> None:
     for name, value in fields.items():
         if not value >= 0:
             raise UserError(f"config.objective.{name}={value} must be 0 or more")
+
+
+def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises UserError listing the known values of a field of config.objective."""
+    lookup(dict.fromkeys(known), f"config.objective.{field}", value)
