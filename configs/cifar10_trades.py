@@ -18,45 +18,25 @@ Arguments: recipe=score|original, model=NAME, threat=linf|l2, smoke.
 
 from configs import common
 
-MODELS = {"score": "wrn-28-10-swish", "original": "wrn-34-10-relu"}
-
 
 def get_config(arg: str = ""):
     arg = common.parse_arg(arg, recipe="score", model="", threat="linf", smoke=False)
-    if arg.recipe not in MODELS:
-        raise ValueError(f"unknown recipe {arg.recipe!r}; known: {', '.join(MODELS)}")
+    config = common.default()
+    common.one_of("recipe", arg.recipe, {"score": _score, "original": _original})(config)
     if arg.recipe == "original" and arg.threat != "linf":
         raise ValueError("recipe=original is for threat=linf: its attack is not defined for l2")
-    config = common.default()
-    with config.unlocked():
-        config.objective = dict(name="trades", beta=5.0, label_smoothing=0.1, smoothing="uniform")
-    config.model.name = MODELS[arg.recipe]
     common.set_threat(config, arg.threat)
-    if arg.recipe == "score":
-        config.data.generated = "cifar10_ddpm"
-        config.batchnorm.first_step_momentum = 1.0
-    else:
-        _original(config)
-    if arg.smoke:
-        common.cifar10_smoke(config)
-    if arg.model:
-        config.model.name = arg.model
-    return config
+    return common.finish(config, arg, "robustbench", "TRADES" if arg.recipe == "original" else "")
+
+
+def _score(config):
+    common.objective(config, "trades", beta=5.0, label_smoothing=0.1, smoothing="uniform")
+    config.data.generated = "cifar10_ddpm"
+    config.batchnorm.first_step_momentum = 1.0
 
 
 def _original(config):
-    with config.unlocked():
-        config.eps = 0.031
-        config.num_epochs = 76
-        config.data.batch_size = 128
-        config.objective.beta = 6.0
-        config.objective.label_smoothing = 0.0
-        config.attack.step_size = 0.007
-        config.attack.start = "normal"
-        config.attack.statistics = "running"
-        config.batchnorm.update_order = ("clean", "adversarial", "clean")
-        config.optimizer.nesterov = False
-        config.optimizer.weight_decay = 2e-4
-        config.optimizer.weight_decay_roles = ("kernel", "bias", "batchnorm")
-        config.schedule = dict(name="step", learning_rate=0.1, unit="epoch", boundaries=(74.0,))
-        config.ema.decay = 0.0
+    common.objective(config, "trades", beta=6.0, label_smoothing=0.0, smoothing="uniform")
+    common.trades_lineage(config)
+    common.steps(config, 76, (74.0,))
+    config.batchnorm.update_order = ("clean", "adversarial", "clean")

@@ -92,11 +92,15 @@ DATASETS: dict[str, DatasetSpec] = {
         split_sizes={"train": 1438, "test": 359},
         class_names=tuple("0123456789"),
     ),
-    # One million images of Gowal et al. 2021's DDPM, and of Wang et al. 2023's EDM.
+    # One million images of Gowal et al. 2021's DDPM, and up to 50 million, of which the files hold
+    # parts (one --source each), of Wang et al. 2023's EDM.
     "cifar10_ddpm": _generated_like(_CIFAR10, "cifar10", "/path/to/cifar10_ddpm.npz"),
     "cifar10_edm": _generated_like(_CIFAR10, "cifar10", "/path/to/1m.npz"),
+    "cifar10_edm_20m": _generated_like(_CIFAR10, "cifar10", "/path/to/20m_part1.npz"),
+    "cifar10_edm_50m": _generated_like(_CIFAR10, "cifar10", "/path/to/50m_part1.npz"),
     "cifar100_ddpm": _generated_like(_CIFAR100, "cifar100", "/path/to/cifar100_ddpm.npz"),
     "cifar100_edm": _generated_like(_CIFAR100, "cifar100", "/path/to/1m.npz"),
+    "cifar100_edm_50m": _generated_like(_CIFAR100, "cifar100", "/path/to/50m_part1.npz"),
     # Carmon et al. 2019: half a million TinyImages, labelled by a network.
     "cifar10_ti500k": _generated_like(
         _CIFAR10, "cifar10", "/path/to/ti_500K_pseudo_labeled.pickle"
