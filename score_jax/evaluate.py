@@ -159,7 +159,7 @@ def evaluate(
         write_json_atomic(folder / "result.json", result)
     shown = ("clean_accuracy", "robust_accuracy", "num_examples", "norm", "note", "seconds")
     return {
-        "attack": f"worst case of {' and '.join(names)}",
+        "attack": f"{'worst case of ' if len(names) > 1 else ''}{' and '.join(names)}",
         "eps": result["eps"]["written"],
         **{field: result[field] for field in shown},
         "result": str(folder / "result.json"),

@@ -94,6 +94,13 @@ def test_lipschitz(data, toy_artifact, capsys, tmp_path):
     assert small["ascent"] == pytest.approx(facts["ascent"], rel=1e-4)
 
 
+def test_the_radius_of_another_norm_is_not_taken(data, toy_artifact, capsys, tmp_path):
+    toy_artifact.spec.update(norm="l2", eps=0.5)
+    assert cli.main(["analyze", "lipschitz", f"--artifact={tmp_path}"]) == 2
+    assert "the model's own radius 0.5 is of norm l2" in capsys.readouterr().err
+    assert answer(capsys, "lipschitz", f"--artifact={tmp_path}", "--eps=1/255")["eps"] == 1 / 255
+
+
 def test_the_average_is_of_the_images_alone(data, toy_artifact):
     images = data["test"].images
     found = lipschitz.average(toy_artifact, images, eps=0.031, lip_sign="ascent", batch_size=8)
@@ -133,6 +140,7 @@ def test_toy(capsys):
         (["toy", "separation"], "analyze needs one word, not 'toy separation'"),
         (["toy", "--norm=l2"], "--norm is not for `analyze toy`, whose flags are --workdir, "),
         (["lipschitz"], "--workdir=DIR is needed"),
+        (["lipschitz", "--artifact=a", "--steps=-2"], "--steps=-2 is no walk; give 0 or more"),
     ],
 )
 def test_what_cannot_be_analyzed_is_told_in_one_line(arguments, message, capsys):

@@ -70,13 +70,20 @@ def _distances(found: "Nearest") -> dict[str, Any]:
 
 def _lipschitz(call: Call) -> dict[str, Any]:
     path = artifact_of(call)
-    eps = radius_of(call, path)
+    if call.steps < -1:
+        raise UsageError(f"--steps={call.steps} is no walk; give 0 or more")
+    eps = radius_of(call, path, "linf")
     from score_jax import artifact as artifacts
     from score_jax.analysis import lipschitz
     from score_jax.data import sources
 
     artifact = artifacts.load(path)
     spec = artifact.spec
+    if eps is None and spec["norm"] != "linf":
+        raise UsageError(
+            f"--eps is needed, such as --eps=8/255: the walk is in the L∞ ball, the model's own radius "
+            f"{spec['eps']:g} is of norm {spec['norm']}"
+        )
     eps = float(spec["eps"] if eps is None else eps)
     read = {"test": sources.test_split, "train": sources.train_split}[call.split]
     data = read(spec["dataset"], call.data_dir)
