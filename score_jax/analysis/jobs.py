@@ -81,8 +81,8 @@ def _lipschitz(call: Call) -> dict[str, Any]:
     spec = artifact.spec
     if eps is None and spec["norm"] != "linf":
         raise UsageError(
-            f"--eps is needed, such as --eps=8/255: the walk is in the L∞ ball, the model's own radius "
-            f"{spec['eps']:g} is of norm {spec['norm']}"
+            f"--eps is needed, such as --eps=8/255: the walk is in the L∞ ball, the model's "
+            f"own radius {spec['eps']:g} is of norm {spec['norm']}"
         )
     eps = float(spec["eps"] if eps is None else eps)
     read = {"test": sources.test_split, "train": sources.train_split}[call.split]
