@@ -95,7 +95,7 @@ class Distribution:
     @staticmethod
     def of_probs(probs: Array) -> "Distribution":
         """Of constants, such as labels: no gradient is defined where a probability is 0."""
-        smallest = jnp.finfo(jnp.float32).tiny  # The same in every precision.
+        smallest = float(jnp.finfo(jnp.float32).tiny)  # The same in every precision.
         return Distribution(probs, jnp.log(jnp.maximum(probs, smallest)))
 
 

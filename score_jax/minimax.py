@@ -243,7 +243,10 @@ def minimized(
                 momentum=recipe.momentum(jnp.asarray(batch.step), updates), dropout_key=key,
             )  # fmt: skip
 
-        if name == "clean" and objective.needs_gradient:
+        if name == "clean_again" and forward_key is None:
+            # Without dropout the same logits; only the statistics move once more.
+            logits[name], new_stats = logits["clean"], forward(inputs[name])[1]
+        elif name == "clean" and objective.needs_gradient:
             clean_gradient, (logits[name], new_stats) = _input_gradient(
                 forward, batch.images, batch.labels
             )

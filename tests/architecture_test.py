@@ -16,7 +16,8 @@ FLOORS = {
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
     "config_rules overrides writers workdir command_line stopping timing",
     2: "models attacks objectives data",
-    3: "minimax train_state train_step evaluation checkpoint recipes preflight artifact",
+    3: "minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
+    "artifact",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
     "interop prepare evaluate report submit analysis catalog sweep",
     5: "cli __main__",
@@ -30,6 +31,7 @@ NEIGHBOURS = {
     "workdir": {"config"},
     "writers": {"workdir"},
     "train_state": {"minimax"},
+    "model_passes": {"minimax"},
     "train_step": {"minimax", "train_state"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "minimax"},

@@ -47,7 +47,7 @@ class Views:
       labels: i32[b].
       robust_steps: i32[b], see `attacks.Attacked`; None without an attack.
       num_steps: of the attack that counted them.
-      epoch: i32[], from 0; num_epochs: of the whole run.
+      epoch: i32[], from 0, or None where nothing depends on it; num_epochs: of the whole run.
       perturbation: f[b, h, w, c], adversarial minus clean images, a constant.
       clean_gradient: as in `Moving`, but of the outer clean pass and differentiable.
     """
@@ -59,7 +59,7 @@ class Views:
     other_logits: dict[str, Array] = dataclasses.field(default_factory=dict)
     robust_steps: Array | None = None
     num_steps: int = dataclasses.field(default=0, metadata=dict(static=True))
-    epoch: Array | int = 0
+    epoch: Array | None = None
     num_epochs: int = dataclasses.field(default=1, metadata=dict(static=True))
     perturbation: Array | None = None
     clean_gradient: Array | None = None
