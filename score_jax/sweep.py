@@ -126,16 +126,13 @@ def run(sweep: Sweep, jobs: int = 1) -> str:
     logs = Path(sweep.workdir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with contextlib.closing(_ended(sweep, settings, logs, jobs)) as ended:
-            for number, (setting, code) in enumerate(ended, 1):
-                if code:
-                    failures[setting.name] = _last_line(logs / f"{setting.name}.log")
-                row = sweep_table.row(setting, sweep.folder(setting), failures)
-                LOGGER.info("[%d/%d] %s", number, len(settings), sweep_table.line(row))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    ended = contextlib.closing(_ended(sweep, settings, logs, jobs))
+    with _interrupted_by_sigterm(), ended as children:
+        for number, (setting, code) in enumerate(children, 1):
+            if code:
+                failures[setting.name] = _last_line(logs / f"{setting.name}.log")
+            row = sweep_table.row(setting, sweep.folder(setting), failures)
+            LOGGER.info("[%d/%d] %s", number, len(settings), sweep_table.line(row))
     rows = [sweep_table.row(each, sweep.folder(each), failures) for each in settings]
     table = sweep_table.write(Path(sweep.workdir), sweep.recipe, rows)
     if failures:
@@ -149,22 +146,40 @@ def run(sweep: Sweep, jobs: int = 1) -> str:
 
 def run_setting(sweep: Sweep, index: int) -> str:
     """Runs the stages of one setting that are not done, in this process; returns its folder."""
-    from score_jax import evaluate, export, official_autoattack, train
+    from score_jax import (
+        evaluate,
+        export,
+        model_passes,
+        official_autoattack,
+        recipes,
+        train,
+    )
 
-    # What stops every setting of a sweep is SIGTERM: a shell may have it ignore SIGINT.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     setting = sweep.setting(index)
     folder, config = sweep.folder(setting), sweep.config(setting)
-    if not _is_trained(folder, config):
-        train.train(config, str(folder))
-    if not _is_exported(folder):
-        export.export(str(folder))
+    place = workdir.Workdir(folder)
     judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
-    if not _is_judged(folder, PGD, config, sweep.num_examples):
-        evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
-    if not _is_judged(folder, AUTOATTACK, config, sweep.num_examples):
-        official_autoattack.run(str(folder), **judge, backend=sweep.backend, name=AUTOATTACK)
+    with _interrupted_by_sigterm():
+        if not _is_trained(folder, config):
+            train.train(config, str(folder))
+            place.record(model_passes=model_passes.count(recipes.build(config).recipe))
+        if not _is_exported(folder):
+            export.export(str(folder))
+        if not _is_judged(folder, PGD, config, sweep.num_examples):
+            evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
+        if not _is_judged(folder, AUTOATTACK, config, sweep.num_examples):
+            official_autoattack.run(str(folder), **judge, backend=sweep.backend, name=AUTOATTACK)
     return str(folder)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM is Ctrl-C: it stops children, whose shell may have had them ignore SIGINT."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_trained(folder: Path, config: Any) -> bool:
