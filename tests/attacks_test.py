@@ -148,3 +148,51 @@ def test_bad_fields_are_refused(fields, message):
     good = dict(norm="linf", eps=0.1, step_size=0.1, num_steps=1)
     with pytest.raises(UserError, match=message):
         attacks.create(**{**good, **fields})
+
+
+def quadratic(center):
+    """Ascends towards `center`: a gradient of the distance's own size."""
+    return lambda x: -0.5 * jnp.sum(jnp.square(x - center), axis=(1, 2, 3))
+
+
+def test_adam_moves_by_its_step_whatever_the_gradient():
+    """The first step of Adam is its rate along the sign; later ones are optax's own."""
+    images = jnp.full((2, 2, 2, 1), 0.5)
+    attack = pgd.PGD(
+        threat=threat_models.Linf(eps=0.5), step_size=0.01, num_steps=1, start="zero", rule="adam"
+    )
+    key = jax.random.key(0)
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes i32 and f32.
+        one = attack(quadratic(jnp.full_like(images, 0.7)), key, images)
+        weak = attack(lambda x: 1e-3 * quadratic(jnp.full_like(x, 0.7))(x), key, images)
+    np.testing.assert_allclose(one, 0.51, atol=1e-5)
+    np.testing.assert_allclose(weak, 0.51, atol=1e-5)
+
+
+def test_step_schedule_divides_the_steps_equally():
+    images = jnp.full((1, 1, 1, 1), 0.5)
+    reached = []
+    for num_steps in range(1, 9):
+        attack = pgd.PGD(
+            threat=threat_models.Linf(eps=0.5), step_size=0.01, num_steps=8, start="zero",
+            step_schedule=(1.0, 1.0, 0.1, 0.001),
+        )  # fmt: skip
+        reached.append(sum(float(attack._step_size(i, jnp.float32)) for i in range(num_steps)))
+    expected = np.cumsum([0.01] * 4 + [0.001] * 2 + [0.00001] * 2)
+    np.testing.assert_allclose(reached, expected, rtol=1e-6)
+    moved = attack(lambda x: x.sum((1, 2, 3)), jax.random.key(0), images)
+    np.testing.assert_allclose(moved, 0.5 + expected[-1], rtol=1e-6)
+
+
+def test_step_noise_is_added_at_each_step_and_projected():
+    images = jnp.full((4, 8, 8, 1), 0.5)
+    quiet, noisy = (
+        pgd.PGD(
+            threat=threat_models.Linf(eps=0.3), step_size=0.01, num_steps=4, start="zero",
+            step_noise=noise,
+        )  # fmt: skip
+        for noise in (0.0, 0.001)
+    )
+    moved = [a(lambda x: x.sum((1, 2, 3)), jax.random.key(0), images) for a in (quiet, noisy)]
+    spread = np.asarray(moved[1] - moved[0]).std()
+    assert 0.0015 < spread < 0.0025  # √4 · 0.001
