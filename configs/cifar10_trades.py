@@ -6,11 +6,13 @@ Command:
   score-jax train --config=configs/cifar10_trades.py:smoke --workdir=DIR
 Recipes:
   score     KL, beta 5, label smoothing .1, wrn-28-10-swish, 1M generated images, 400 epochs: the
-            comparison of the SCORE repository's README. No published number of its own there.
+            comparison of the SCORE repository's README.
   original  beta 6, wrn-34-10-relu, eps .031, 76 epochs, batch 128, start 0.001·normal, attack by
-            running statistics; published 84.92 / 53.08 AutoAttack (RobustBench, eps .031; not
-            reproduced here). The released model is the last epoch of all 50,000 images; here
-            1,024 of them select the best epoch (--checkpoint=last exports the last).
+            running statistics.
+Expected (published, clean / AutoAttack; not reproduced here): original 84.92 / 53.08 (RobustBench,
+  eps .031); score has no published number.
+Differs from the released code: the released original is the last epoch of all 50,000 images; here
+1,024 of them select the best epoch (--checkpoint=last exports the last).
 Cost: score as cifar10_score; original 29,716 steps of 128 images.
 
 Arguments: recipe=score|original, model=NAME, threat=linf|l2, smoke.
