@@ -102,7 +102,7 @@ def _sweep_of(call: Call) -> Any:
 
 
 def _train(call: Call) -> Any:
-    from score_jax import config, overrides, workdir, writers
+    from score_jax import config, overrides, recipes, workdir, writers
 
     if call.list_sweep:
         return _sweep_of(call).train_commands()
@@ -114,7 +114,7 @@ def _train(call: Call) -> Any:
         setting = sweep.setting(call.sweep_index)
         recipe, folder, changes = setting.recipe, sweep.folder(setting), sweep.changes(setting)
     if recipe:
-        resolved = config.load(recipe, changes)
+        resolved = recipes.load(recipe, changes)
     elif (Path(folder) / "config.json").exists():
         resolved = overrides.apply(workdir.find_workdir(folder).read_config(), changes)
     else:

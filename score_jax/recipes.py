@@ -1,11 +1,13 @@
 """From a config to the objects of a run. Nothing is computed here, so mistakes show at once."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from score_jax import attacks, models, objectives, optimizers
 from score_jax import config as config_lib
+from score_jax import overrides as overrides_module
 from score_jax.data import augment, sources
 from score_jax.data.sources import DatasetSpec
 from score_jax.evaluation import Judge
@@ -33,6 +35,35 @@ class Run:
     num_train_steps: int
 
 
+# What a recipe may leave out of its model section.
+MODEL_DEFAULTS = dict(remat=False, dropout=0.0, init="torch")
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """`config.load`, with every field of the objective and the model written out.
+
+    So each can be overridden, and each stands in the log and in the run's config.json.
+
+    Raises:
+      UserError: what `config.load` and `config.validate` refuse, or a model field that is none.
+    """
+    config = overrides_module.load_recipe(path)
+    sections = {"model": (config.model, MODEL_DEFAULTS)}
+    if kind := objectives.OBJECTIVES.get(config.objective.name):
+        sections["objective"] = (config.objective, objectives.defaults(kind))
+    with config.unlocked():
+        for section, defaults in sections.values():
+            for field, default in defaults.items():
+                if field not in section:
+                    section[field] = default
+    for field in config.model:
+        if field not in ("name", *MODEL_DEFAULTS):
+            raise UserError(
+                f"config.model has no field {field!r}; it has name, {', '.join(MODEL_DEFAULTS)}"
+            )
+    return overrides_module.apply(config, overrides)
+
+
 def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> models.Classifier:
     """The network of a config at one of `precision`'s three values."""
     return models.create(
@@ -42,7 +73,7 @@ def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> 
         mean=spec.mean,
         std=spec.std,
         precision=precision,
-        remat=config.model.remat,
+        remat=config.model.get("remat", False),
         batchnorm_groups=config.batchnorm.groups,
         batchnorm_unbiased=config.batchnorm.unbiased,
         dropout=config.model.get("dropout", 0.0),

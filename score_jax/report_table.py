@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import overrides, report_run
+from score_jax import overrides, recipes, report_run
 from score_jax.report_run import Run
 from score_jax.types import lookup
 from score_jax.workdir import MAY_CHANGE
@@ -172,7 +172,7 @@ def _differences(run: Run, recipe: str) -> list[str]:
     """What of a run's config is not the recipe's: 'eps: 0.03 here, 0.031 there'."""
     if not recipe:
         return []
-    there: Mapping[str, Any] = config_module.to_dict(config_module.load(f"configs/{recipe}"))
+    there: Mapping[str, Any] = config_module.to_dict(recipes.load(f"configs/{recipe}"))
     return [
         line.replace(" there, ", " in the recipe, ")
         for line in config_module.differences(there, run.config)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from score_jax import config as config_module
+from score_jax import recipes
 from score_jax import report_table
 from score_jax.types import UserError
 
@@ -14,7 +14,7 @@ EPS = {"value": 8 / 255, "written": "8/255"}
 
 def make_run(folder, recipe, changes=(), *, examples=10000, autoattack=0.6012, checkpoint="best"):
     """The files of a run of a recipe, with an AutoAttack and two PGD results."""
-    config = config_module.load(f"configs/{recipe}", changes)
+    config = recipes.load(f"configs/{recipe}", changes)
     write(folder / "config.json", config_module.to_dict(config))
     write(folder / "run.json", {})
     write(

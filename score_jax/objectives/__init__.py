@@ -13,7 +13,7 @@ from score_jax.objectives.standard import Standard
 from score_jax.objectives.trades import Score, Trades
 from score_jax.types import UserError, lookup, nearest
 
-__all__ = ["FORWARDS", "OBJECTIVES", "Moving", "Objective", "Views", "create"]
+__all__ = ["FORWARDS", "OBJECTIVES", "Moving", "Objective", "Views", "create", "defaults"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "standard": Standard,
@@ -31,6 +31,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
+def defaults(kind: type[Objective]) -> dict[str, Any]:
+    """The fields of config.objective that a method has, with their defaults."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
 def create(name: str, **fields: Any) -> Objective:
     """The objective of config.objective.
 
@@ -38,7 +43,7 @@ def create(name: str, **fields: Any) -> Objective:
       UserError: unknown name, unknown field, or a value the objective refuses.
     """
     kind = lookup(OBJECTIVES, "config.objective.name", name)
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = defaults(kind)
     for field in fields:
         if field not in known:
             close = nearest(field, known)
