@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from score_jax import recipes
-from score_jax import report_table
+from score_jax import config as config_module
+from score_jax import recipes, report_table
 from score_jax.types import UserError
 
 SHA = "c0ffee" + 58 * "0"
