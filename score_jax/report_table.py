@@ -103,14 +103,14 @@ def compare(name: str, runs_folder: str | os.PathLike[str] = "") -> str:
 
     Args:
       name: of the table.
-      runs_folder: searched for run folders; '' shows the published numbers alone.
+      runs_folder: searched for run folders; '' for none: what nobody ran stays empty.
 
     Raises:
       UserError: no such table.
     """
     table = lookup(tables(), "--table", name)
     found = _runs_by_row(name, runs_folder) if runs_folder else {}
-    columns = [[column, "here"] if runs_folder else [column] for column in table.columns]
+    columns = [[column, "here"] for column in table.columns]
     rows, notes = [["", *itertools.chain(*columns), "recipe"]], []
     for row_name, row in table.rows.items():
         runs = sorted(
@@ -119,9 +119,7 @@ def compare(name: str, runs_folder: str | os.PathLike[str] = "") -> str:
         )
         cells = [row_name]
         for column, value in zip(table.columns, row.values, strict=True):
-            cells.append(_written(value))
-            if runs_folder:
-                cells.append(_ours(column, runs[0]) if runs else "")
+            cells += [_written(value), _ours(column, runs[0]) if runs else ""]
         rows.append([*cells, row.recipe])
         notes += [f"{row_name}: {row.notes}"] if row.notes else []
         notes += [line for entry in runs for line in _run_notes(row_name, *entry)]

@@ -49,8 +49,9 @@ def row_of(text, name):
 def test_without_runs_the_table_holds_published_numbers_alone():
     text = report_table.compare("score")
     assert "Pang et al. (ICML 2022)" in text
-    assert row_of(text, "SE beta=3 wrn-28-10-swish") == ["88.61", "61.04", "cifar10_score.py:beta=3"]
-    assert "here" not in text
+    row = row_of(text, "SE beta=3 wrn-28-10-swish")
+    assert row == ["88.61", "61.04", "cifar10_score.py:beta=3"]
+    assert text.splitlines()[3].split() == ["clean", "here", "AutoAttack", "here", "recipe"]
 
 
 def test_a_run_of_the_recipe_stands_beside_its_row(tmp_path):
