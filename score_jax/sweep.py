@@ -83,7 +83,9 @@ class Sweep:
 
     def config(self, setting: Setting) -> Any:
         """The config of a setting, checked."""
-        config = config_module.load(setting.recipe, self.changes(setting))
+        from score_jax import recipes
+
+        config = recipes.load(setting.recipe, self.changes(setting))
         config_module.validate(config)
         return config
 
@@ -149,20 +151,16 @@ def run_setting(sweep: Sweep, index: int) -> str:
     from score_jax import (
         evaluate,
         export,
-        model_passes,
         official_autoattack,
-        recipes,
         train,
     )
 
     setting = sweep.setting(index)
     folder, config = sweep.folder(setting), sweep.config(setting)
-    place = workdir.Workdir(folder)
     judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
     with _interrupted_by_sigterm():
         if not _is_trained(folder, config):
             train.train(config, str(folder))
-            place.record(model_passes=model_passes.count(recipes.build(config).recipe))
         if not _is_exported(folder):
             export.export(str(folder))
         if not _is_judged(folder, PGD, config, sweep.num_examples):

@@ -12,7 +12,17 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from score_jax import checkpoint, evaluation, mesh, metrics, recipes, train_state, workdir, writers
+from score_jax import (
+    checkpoint,
+    evaluation,
+    mesh,
+    metrics,
+    model_passes,
+    recipes,
+    train_state,
+    workdir,
+    writers,
+)
 from score_jax import config as config_lib
 from score_jax.data import pipeline
 from score_jax.mesh import Layout
@@ -54,6 +64,10 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     place = workdir.open_workdir(folder, config, sys.argv, devices=devices, primary=primary)
     writers.start_logging(file=place.log(jax.process_index()))
     LOGGER.info("%d device(s): %s", len(devices), ", ".join(sorted(set(devices))))
+    passes = model_passes.count(run.recipe)
+    LOGGER.info("a step costs %d forward passes of its batch", passes)
+    if primary:
+        place.record(model_passes=passes)
 
     init_key, *keys = jax.device_put(
         tuple(jax.random.split(jax.random.key(config.seed), 3)), layout.replicated
