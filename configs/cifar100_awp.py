@@ -4,7 +4,8 @@ Command:
   score-jax train --config=configs/cifar100_awp.py --workdir=DIR
   score-jax train --config=configs/cifar100_awp.py:smoke --workdir=DIR
 Data: score-jax data prepare cifar100 --source=cifar-100-python.tar.gz
-Expected (published, clean / AutoAttack; not reproduced here): wrn-34-10-relu 60.38 / 28.86
+Expected (published, clean / AutoAttack; not reproduced here): wrn-34-10-relu-normalized
+  60.38 / 28.86
   (their logs; TRADES-AWP there 60.17 / 28.80).
 Differs from CIFAR-10: crops are padded with zeros.
 Differs from the released code: as in cifar10_awp.
@@ -24,5 +25,5 @@ def get_config(arg: str = ""):
     common.cifar100(config)
     config.data.augmentation = "pad_crop_flip"
     config.awp.gamma = 0.01
-    config.model.name = "wrn-34-10-relu"
+    config.model.name = "wrn-34-10-relu-normalized"
     return common.finish(config, arg, "score", "CIFAR-100 Wu20")

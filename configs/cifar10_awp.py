@@ -9,8 +9,8 @@ Expected (published, clean / AutoAttack, wrn-34-10-relu; not reproduced here):
 Objectives:
   trades  gamma .005 from the tenth epoch, beta 6, attack on running statistics from 0.001·normal.
   at      gamma .01 from the start, the code of Rice et al. otherwise (cifar10_madry).
-Differs from the released code: AT-AWP attacks each epoch's first batch on running statistics and
-normalises the input; TRADES-AWP has no selection at all (--checkpoint=last exports the last epoch).
+Differs from the released code: AT-AWP attacks each epoch's first batch on running statistics there;
+TRADES-AWP has no selection at all (--checkpoint=last exports the last epoch).
 Cost: 78,200 steps of 128 images, 10·2 + 3 for the perturbation and 3 to 9 for the update each.
 
 Arguments: objective=trades|at, model=NAME, smoke.
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     arg = common.parse_arg(arg, objective="trades", model="", smoke=False)
     config = common.default()
     common.one_of("objective", arg.objective, {"trades": _trades, "at": _at})(config)
-    config.model.name = "wrn-34-10-relu"
+    config.model.name = "wrn-34-10-relu" + ("-normalized" if arg.objective == "at" else "")
     return common.finish(config, arg, "score", "Wu20" if arg.objective == "trades" else "")
 
 

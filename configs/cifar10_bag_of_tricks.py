@@ -8,7 +8,7 @@ Expected (published, clean / AutoAttack, trades; not reproduced here): wrn-34-20
   wrn-34-10-relu 85.48 / 53.80 (SCORE's table has the first).
 Methods: trades is TRADES with their decay of 5e-4 and 110 epochs (their published rows; run there
 by code outside their repository); at is their own training with `--BNeval`.
-Differs from the released code: at normalises the input there.
+Differs from the released code: 1,024 training images select, not the test set.
 Cost: 43,010 steps of 128 images, 26 forward-equivalents each.
 
 Arguments: method=trades|at, label_smoothing=NUMBER (at), model=NAME, smoke.
@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
     else:
         common.objective(config, "madry", label_smoothing=arg.label_smoothing, smoothing="others")
         common.steps(config, 110, (100.0, 105.0), unit="fractional_epoch")
+        config.model.name = "wrn-34-20-relu-normalized"
         config.attack.start = "uniform"
         config.data.augmentation = "reflect_crop_flip"
         config.batchnorm.update_order = ("adversarial", "updated_clean")

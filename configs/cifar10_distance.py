@@ -9,8 +9,7 @@ Expected: the code's README prints no table; its settings are PreActResNet-18, 1
 for squared error.
 As in their code: the attack of madry runs in training mode, and its passes move BatchNorm's
 averages; the attack of trades runs on running statistics from 0.001·normal.
-Differs from it: it normalises the input and selects on the test set by PGD-10; here ReLU networks
-take pixels as they are and 1,024 training images select.
+Differs from it: it selects on the test set by PGD-10, here 1,024 training images select.
 Cost: 43,010 steps of 128 images, 23 (madry) or 26 forward-equivalents each.
 
 Arguments: method=madry|trades, divergence=NAME, model=NAME, smoke.
@@ -24,7 +23,7 @@ def get_config(arg: str = ""):
     is_madry = common.one_of("method", arg.method, {"madry": True, "trades": False})
     is_squared = arg.divergence == "squared_error"
     config = common.default()
-    config.model.name = "preact-resnet-18-relu"
+    config.model.name = "preact-resnet-18-relu-normalized"
     config.data.batch_size = 128
     clip_loss = (0.4 if is_madry else 0.3) if is_squared else 0.0
     fields = dict(divergence=arg.divergence, clip_loss=clip_loss)

@@ -246,8 +246,8 @@ def smoke(config: ConfigDict) -> None:
         config.data.batch_size = min(config.data.batch_size, 128)
         config.data.generated = ""
         config.data.validation_size = 512
-        kind = re.search(r"(swish|relu)$|$", config.model.name).group() or "relu"
-        config.model.name = f"wrn-10-2-{kind}"
+        kind = re.search(r"(swish|relu|relu-normalized)$|$", config.model.name).group()
+        config.model.name = f"wrn-10-2-{kind or 'relu'}"
         if config.schedule.name == "one_cycle":
             config.schedule.learning_rate = 0.4
             config.schedule.unit = "step"

@@ -40,7 +40,9 @@ SCORE = Table(
     "Pang et al. (ICML 2022), slides; SE is their method",
     ("clean", "AutoAttack"),
     {
-        "Rice20 wrn-34-20-relu": Row("cifar10_madry.py:model=wrn-34-20-relu", (85.34, 53.42)),
+        "Rice20 wrn-34-20-relu-normalized": Row(
+            "cifar10_madry.py:model=wrn-34-20-relu-normalized", (85.34, 53.42)
+        ),
         "Zhang20 wrn-34-10-relu": Row(
             "cifar10_fat.py:objective=trades,eps=0.062", (84.52, 53.51),
             "probably FAT-for-TRADES at eps 16/255; the slides say 120 epochs, its code has 85",
@@ -66,7 +68,7 @@ SCORE = Table(
         "Gowal21 wrn-70-16-swish": Row(
             "cifar10_gowal.py:recipe=gowal21", (88.74, 66.10), NOT_RELEASED
         ),
-        "CIFAR-100 Wu20 wrn-34-10-relu": Row("cifar100_awp.py", (60.38, 28.86)),
+        "CIFAR-100 Wu20 wrn-34-10-relu-normalized": Row("cifar100_awp.py", (60.38, 28.86)),
         "CIFAR-100 Gowal20 wrn-70-16-swish": Row("cifar100_gowal.py", (60.86, 30.03)),
         "CIFAR-100 Rebuffi21 wrn-28-10-swish": Row(
             "cifar100_gowal.py:recipe=rebuffi21,model=wrn-28-10-swish", (59.18, 30.81),

@@ -13,7 +13,7 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("batchnorm", "batchnorm"),
         ("logits", "logits"),
     ),
-    r"wrn-\d+-\d+-relu": (
+    r"wrn-\d+-\d+-relu(-normalized)?": (
         ("init_conv", "conv1"),
         ("layer_{g}/block_{i}/batchnorm_0", "block{g1}.layer.{i}.bn1"),
         ("layer_{g}/block_{i}/conv_0", "block{g1}.layer.{i}.conv1"),
@@ -33,7 +33,7 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("batchnorm", "batchnorm"),
         ("logits", "logits"),
     ),
-    r"preact-resnet-18-(relu|headless)": (
+    r"preact-resnet-18-(relu|relu-normalized|headless)": (
         ("conv_2d", "conv1"),
         ("layer_{g}/block_{i}/batchnorm_0", "layer{g1}.{i}.bn1"),
         ("layer_{g}/block_{i}/conv_2d_1", "layer{g1}.{i}.conv1"),

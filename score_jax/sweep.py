@@ -118,13 +118,12 @@ def run(sweep: Sweep, jobs: int = 1) -> str:
       jobs: how many settings run at a time.
 
     Raises:
-      UserError: a setting that cannot be, before anything runs; or some failed, after all the
-        others are done and the table is printed.
+      UserError: a setting that cannot be, or missing data, before anything runs; or some failed,
+        after all the others are done and the table is printed.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every running setting has stopped.
     """
     settings = sweep.settings()
-    for setting in settings:
-        sweep.config(setting)
+    _have_data([sweep.config(setting) for setting in settings])
     logs = Path(sweep.workdir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
@@ -144,6 +143,23 @@ def run(sweep: Sweep, jobs: int = 1) -> str:
             f"{logs}; the same command tries them again"
         )
     return table
+
+
+def _have_data(configs: Sequence[Any]) -> None:
+    """Prepares the datasets that come with a library, and refuses to begin without the others."""
+    from score_jax import prepare
+
+    for name, folder in {
+        (name, config.data.dir)
+        for config in configs
+        for name in (config.data.name, config.data.generated)
+        if name
+    }:
+        if sources.find(name, folder) is None:
+            if sources.DATASETS[name].example_source:
+                sources.read_split(name, "train", folder)
+            else:
+                prepare.prepare(name, data_dir=folder)
 
 
 def run_setting(sweep: Sweep, index: int) -> str:

@@ -34,8 +34,16 @@ from score_jax.types import UserError
 MODELS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "wrn-D-W-swish": (r"wrn-(\d+)-(\d+)-swish", wide.SwishWideResNet),
     "wrn-D-W-relu": (r"wrn-(\d+)-(\d+)-relu", wide.ReluWideResNet),
+    "wrn-D-W-relu-normalized": (
+        r"wrn-(\d+)-(\d+)-relu-normalized",
+        functools.partial(wide.ReluWideResNet, normalizes_input=True),
+    ),
     "preact-resnet-18-swish": ("preact-resnet-18-swish", resnet.SwishPreActResNet),
     "preact-resnet-18-relu": ("preact-resnet-18-relu", resnet.ReluPreActResNet),
+    "preact-resnet-18-relu-normalized": (
+        "preact-resnet-18-relu-normalized",
+        functools.partial(resnet.ReluPreActResNet, normalizes_input=True),
+    ),
     "preact-resnet-18-headless": (
         "preact-resnet-18-headless",
         functools.partial(resnet.ReluPreActResNet, has_final_batchnorm=False),

@@ -57,9 +57,11 @@ class SwishPreActResNet(Classifier):
 
 
 class ReluPreActResNet(Classifier):
-    def __init__(self, *, num_classes, image_shape, mean, std, has_final_batchnorm=True):
-        del mean, std  # This lineage takes the images as they are.
-        super().__init__(None, None)
+    def __init__(
+        self, *, num_classes, image_shape, mean, std, has_final_batchnorm=True,
+        normalizes_input=False,
+    ):  # fmt: skip
+        super().__init__(*((mean, std) if normalizes_input else (None, None)))
         self.conv1 = conv(image_shape[-1], 64, 3, 1)
         self.layer1 = group(ReluPreActBlock, 2, 64, 64, 1)
         self.layer2 = group(ReluPreActBlock, 2, 64, 128, 2)
@@ -69,7 +71,8 @@ class ReluPreActResNet(Classifier):
         self.linear = nn.Linear(512, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(images)))))
+        x = self.conv1(self.normalize(images))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = x if self.bn is None else functional.relu(self.bn(x))
         return self.linear(x.mean((2, 3)))
 

@@ -58,9 +58,10 @@ class SwishWideResNet(Classifier):
 
 
 class ReluWideResNet(Classifier):
-    def __init__(self, depth, width, *, num_classes, image_shape, mean, std):
-        del mean, std  # This lineage takes the images as they are.
-        super().__init__(None, None)
+    def __init__(
+        self, depth, width, *, num_classes, image_shape, mean, std, normalizes_input=False
+    ):
+        super().__init__(*((mean, std) if normalizes_input else (None, None)))
         count, widths = (depth - 4) // 6, (16, 16 * width, 32 * width, 64 * width)
         self.conv1 = conv(image_shape[-1], 16, 3, 1)
         self.block1 = Named("layer", group(ReluWideBlock, count, *widths[0:2], 1))
@@ -70,5 +71,5 @@ class ReluWideResNet(Classifier):
         self.fc = nn.Linear(widths[3], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.block3(self.block2(self.block1(self.conv1(images))))
+        x = self.block3(self.block2(self.block1(self.conv1(self.normalize(images)))))
         return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))

@@ -39,7 +39,7 @@ NEIGHBOURS = {
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
     "report": {"export"},
-    "sweep": {"evaluate", "export", "official_autoattack", "report", "train"},
+    "sweep": {"evaluate", "export", "official_autoattack", "prepare", "report", "train"},
     "__main__": {"cli"},
 }
 # Library: the modules under score_jax that may import it.

@@ -11,6 +11,8 @@ SMALL = {
     "wrn-D-W-relu": ("wrn-10-1-relu", (8, 8, 3)),
     "preact-resnet-18-swish": ("preact-resnet-18-swish", (8, 8, 3)),
     "preact-resnet-18-relu": ("preact-resnet-18-relu", (8, 8, 3)),
+    "wrn-D-W-relu-normalized": ("wrn-10-1-relu-normalized", (8, 8, 3)),
+    "preact-resnet-18-relu-normalized": ("preact-resnet-18-relu-normalized", (8, 8, 3)),
     "preact-resnet-18-headless": ("preact-resnet-18-headless", (8, 8, 3)),
     "resnet-18": ("resnet-18", (8, 8, 3)),
     "resnet-50": ("resnet-50", (32, 32, 3)),

@@ -39,10 +39,19 @@ MODELS = {
     "wrn-D-W-relu": Network(
         r"wrn-(\d+)-(\d+)-relu", wide_resnet.relu, takes_dropout=True, takes_init=True
     ),
+    "wrn-D-W-relu-normalized": Network(
+        r"wrn-(\d+)-(\d+)-relu-normalized",
+        wide_resnet.normalized_relu,
+        takes_dropout=True,
+        takes_init=True,
+    ),
     "preact-resnet-18-swish": Network(
         "preact-resnet-18-swish", preact_resnet.swish, takes_init=True
     ),
     "preact-resnet-18-relu": Network("preact-resnet-18-relu", preact_resnet.relu, takes_init=True),
+    "preact-resnet-18-relu-normalized": Network(
+        "preact-resnet-18-relu-normalized", preact_resnet.normalized_relu, takes_init=True
+    ),
     "preact-resnet-18-headless": Network(
         "preact-resnet-18-headless", preact_resnet.headless, takes_init=True
     ),

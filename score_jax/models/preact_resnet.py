@@ -81,17 +81,26 @@ def swish(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
     )  # fmt: skip
 
 
-def _relu(options: Options, *, has_final_batchnorm: bool, rngs: nnx.Rngs) -> PreActResNet:
+def _relu(
+    options: Options, *, rngs: nnx.Rngs, has_final_batchnorm: bool = True,
+    normalizes_input: bool = False,
+) -> PreActResNet:  # fmt: skip
     return PreActResNet(
         options, padding=layers.symmetric_padding, momentum=0.1, activation=jax.nn.relu,
-        normalizes_input=False, raw_shortcut=False, has_final_batchnorm=has_final_batchnorm,
+        normalizes_input=normalizes_input, raw_shortcut=False,
+        has_final_batchnorm=has_final_batchnorm,
         rngs=rngs,
     )  # fmt: skip
 
 
 def relu(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
     """`preact-resnet-18-relu`: symmetric padding, momentum .1, images taken as they are."""
-    return _relu(options, has_final_batchnorm=True, rngs=rngs)
+    return _relu(options, rngs=rngs)
+
+
+def normalized_relu(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:
+    """`preact-resnet-18-relu-normalized`: with its input normalised inside (Rice et al.)."""
+    return _relu(options, rngs=rngs, normalizes_input=True)
 
 
 def headless(options: Options, *, rngs: nnx.Rngs) -> PreActResNet:

@@ -85,9 +85,16 @@ def swish(depth: int, width: int, options: Options, *, rngs: nnx.Rngs) -> WideRe
     )  # fmt: skip
 
 
-def relu(depth: int, width: int, options: Options, *, rngs: nnx.Rngs) -> WideResNet:
+def relu(
+    depth: int, width: int, options: Options, *, rngs: nnx.Rngs, normalizes_input: bool = False
+) -> WideResNet:
     """`wrn-D-W-relu`: symmetric padding, BatchNorm momentum .1, images taken as they are."""
     return WideResNet(
         depth, width, options, padding=layers.symmetric_padding, momentum=0.1,
-        activation=jax.nn.relu, normalizes_input=False, rngs=rngs,
+        activation=jax.nn.relu, normalizes_input=normalizes_input, rngs=rngs,
     )  # fmt: skip
+
+
+def normalized_relu(depth: int, width: int, options: Options, *, rngs: nnx.Rngs) -> WideResNet:
+    """`wrn-D-W-relu-normalized`: the ReLU form with its input normalised inside (Rice et al.)."""
+    return relu(depth, width, options, rngs=rngs, normalizes_input=True)
