@@ -71,7 +71,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "train_steps": ("positive", 500, "Steps of the toy's training."),
     "name": ("string", "", "Name of the result: WORKDIR/eval/NAME."),
     "table": ("string", "", "Published table to print, beside the runs below WORKDIR."),
-    "jobs": ("positive", 1, "Settings of the sweep that run at a time."),
+    "jobs": ("count", 0, "Settings that run at a time; 0: 1, or with JAX_PLATFORMS=cpu up to 4."),
     "beside": ("list", [], "Other runs to show beside this one, comma separated."),
     "source": ("multi", [], "File, folder or address to prepare from; may be repeated."),
     "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from score_jax import config as config_module
-from score_jax import evaluate, export, official_autoattack, overrides, prepare, sweep, train
+from score_jax import evaluate, export, official_autoattack, prepare, sweep, train
+from score_jax.data import sources
 from score_jax.sweep import Sweep
 from score_jax.types import UserError
 from score_jax.workdir import Workdir, open_workdir
@@ -61,6 +62,7 @@ def children(monkeypatch, tmp_path):
         return [sys.executable, "-c", CHILD, str(marks), *map(str, words)]
 
     monkeypatch.setattr(Sweep, "command", command)
+    monkeypatch.setattr(sweep, "_have_data", lambda configs: None)
     monkeypatch.setattr(sweep, "POLL", 0.02)
     return marks, plan
 
@@ -122,6 +124,16 @@ def test_a_setting_that_cannot_be_is_told_before_anything_runs(recipe, children,
     assert not list(marks.iterdir())
 
 
+def test_missing_data_is_told_or_brought_before_anything_runs(recipe, tmp_path):
+    pytest.importorskip("sklearn")
+    with pytest.raises(UserError, match="'cifar10' is not prepared"):
+        sweep.run(Sweep(recipe=recipe, workdir=str(tmp_path / "w"), data_dir=str(tmp_path / "d")))
+    assert not (tmp_path / "w").exists()
+    whole = Sweep(recipe=METHODS, workdir=str(tmp_path / "w"), data_dir=str(tmp_path / "d"))
+    sweep._have_data([whole.config(whole.setting(0))])
+    assert sources.find("digits", str(tmp_path / "d"))
+
+
 def test_children_get_what_the_parent_was_given():
     whole = Sweep(
         recipe="r.py:smoke", workdir="w", overrides=("seed=3", "eps=1/2"), data_dir="d",
@@ -158,6 +170,7 @@ def stages(monkeypatch):
         calls.append("train")
         place = open_workdir(folder, config, [])
         place.metrics.write_text("")
+        place.record(model_passes=17)
         place.stop("finished")
 
     def exported(folder):
@@ -214,16 +227,15 @@ def test_the_table_has_what_was_found(stages, children, tmp_path):
     sweep.run_setting(whole, 11)
     rows = [sweep.sweep_table.row(each, whole.folder(each), {}) for each in settings]
     table = sweep.sweep_table.write(tmp_path, METHODS, rows).splitlines()
-    assert table[2].split() == ["natural", "90.0%", "75.0%", "50.0%", "25.0%", "3", "0"]
+    assert table[2].split() == ["natural", "90.0%", "75.0%", "50.0%", "25.0%", "17", "0"]
     assert table[3].split() == ["at", *["-"] * 6]
-    # Two attacks of two steps, 2 each, a clean pass for the KL, and three outer passes, 3 each.
-    assert table[13].split()[::5] == ["gair-trades", "18"]
+    assert table[13].split()[0] == "gair-trades"
     assert "first 8 test images" in table[-1]
     saved = json.loads((tmp_path / "table.json").read_text())
     assert saved["rows"][0]["gap"] == 0.25 and saved["rows"][1]["clean"] is None
     markdown = (tmp_path / "table.md").read_text().splitlines()
     assert markdown[0] == "| method | clean | PGD-20 | AutoAttack | gap | passes | seconds |"
-    assert markdown[2] == "| natural | 90.0% | 75.0% | 50.0% | 25.0% | 3 | 0 |"
+    assert markdown[2] == "| natural | 90.0% | 75.0% | 50.0% | 25.0% | 17 | 0 |"
     assert len(markdown) == 2 + len(settings)
 
 
@@ -250,4 +262,12 @@ def test_a_setting_is_really_trained_and_judged(tmp_path):
 def test_a_sweep_needs_settings(tmp_path):
     with pytest.raises(UserError, match="no function sweep"):
         sweep.run(Sweep(recipe="configs/digits_natural.py", workdir=str(tmp_path / "w")))
-    assert overrides.load_sweep(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "cores", "jobs"), [("cpu", 2, 2), ("cpu", 64, 4), ("", 64, 1), ("cuda,cpu", 8, 1)]
+)
+def test_cores_are_shared_where_there_is_nothing_else(monkeypatch, platforms, cores, jobs):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert sweep.default_jobs() == jobs
