@@ -22,6 +22,7 @@ def get_config(arg: str = ""):
     config = common.default()
     common.objective(config, "madry")
     common.rice_lineage(config)
+    common.validation_attack(config, num_steps=20, step_size=2 / 255)
     common.cifar100(config)
     config.data.augmentation = "pad_crop_flip"
     config.awp.gamma = 0.01

@@ -13,8 +13,11 @@ Expected (published, test / adversarial test, L∞ .031, last epoch: export --ch
   dropout experiments. (score-jax report --table=yang)
 As in their code: losses are summed over the batch, SGD without momentum or decay, rates by method;
 at and rst attack in training mode, with dropout and moving averages; trades and llr do not.
-Differs from it: 1,024 training images are held out.
-Cost: 93,840 steps of 64 images, WRN-40-10: 1 (natural) to 30 forward-equivalents each.
+Differs from it: 1,024 training images are held out, and every batch is full (there the last of an
+epoch has 16 images and, the loss being a sum, a smaller step). finlay and qin2019 are the cited
+papers' penalties inside Yang et al.'s training, not those papers' rates and decay.
+Cost: 93,840 steps of 64 images, WRN-40-10; forward-equivalents each: natural 3, gr 8, llr 10
+(qin2019 31), at 23, rst 26, trades 27 (with dropout 30).
 
 Arguments: method=natural|gr|llr|rst|at|trades, beta=NUMBER (trades), weight=NUMBER (rst),
 variant=NAME (gr: released|finlay, llr: released|qin2019), dropout, model=NAME, smoke.

@@ -132,7 +132,7 @@ def trades_lineage(config: ConfigDict, weight_decay: float = 2e-4) -> None:
     config.data.batch_size = 128
     config.model.name = "wrn-34-10-relu"
     plain_sgd(config, weight_decay)
-    # Their models are chosen by PGD-20 with cross-entropy.
+    # GAIRAT's models are chosen by PGD-20 with cross-entropy; the others do not choose.
     validation_attack(config, num_steps=20, step_size=0.031 / 4)
 
 
@@ -172,7 +172,9 @@ def deepmind(config: ConfigDict, recipe: str, generated: str, cutmix: bool) -> N
     config.data.repeats = 4  # Four emulated workers read the same real images.
     config.data.cutmix = int(cutmix)
     smoothing = 0.0 if recipe == "gowal20" else 0.1
-    objective(config, "trades", beta=6.0, label_smoothing=smoothing, smoothing="uniform")
+    # With CutMix the attack leaves the mixed labels, not the clean prediction.
+    fields = dict(label_smoothing=smoothing, smoothing="uniform", cutmix=cutmix)
+    objective(config, "trades", beta=6.0, **fields)
     config.label_smoothing_scope = "generated"
     config.attack.rule = "adam"
     config.attack.step_size = 0.1

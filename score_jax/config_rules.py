@@ -186,6 +186,12 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
         )
     if eps >= 10 and fields["norm"] == "l2":
         warnings.append(f"config.eps={eps:g} is large for l2 in pixel units; {eps:g}/255 meant?")
+    if fields["label_smoothing_scope"] == "generated" and not fields["data.generated"]:
+        if fields.get("objective.label_smoothing"):
+            warnings.append(
+                "config.label_smoothing_scope=generated and config.data.generated='': no label is "
+                "smoothed"
+            )
     for name in ("attack", "validation.attack"):
         reach = fields[f"{name}.step_size"] * fields[f"{name}.num_steps"]
         if 0 < reach < fields[f"{name}.eps"] * (1 - 1e-9):

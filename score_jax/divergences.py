@@ -128,7 +128,8 @@ def p_norm(difference: Array, p: float) -> Array:
 Divergence = Callable[[Distribution, Distribution], Array]
 
 # D(output, target) as the SCORE code names its arguments: the target is the label, or the clean
-# prediction. "sqrt_" are square roots per example, which make JS a metric.
+# prediction. "sqrt_" are square roots per example, which make JS a metric. The reverse KL to a
+# one-hot label is infinite; here it is as large as the smallest float32 makes it.
 DIVERGENCES: dict[str, Divergence] = {
     "squared_error": lambda o, t: squared_error(o.probs, t.probs),
     "kl": lambda o, t: _relative_entropy(t, o),
@@ -159,7 +160,7 @@ def divergence(name: str) -> Divergence:
     return lookup(DIVERGENCES, "config.objective.divergence", name)
 
 
-def clip_bound(name: str, clip_loss: float, num_classes: int) -> float:
+def clip_bound(name: str, clip_loss: float, num_classes: int) -> Array:
     """D(v, e) for v = (1 - c, c/(K-1), ...) and a one-hot e: below it a prediction that has
     1 - c of its mass on the label is left alone (`--clip_loss` of the SCORE code). 0 at c = 0.
     """

@@ -6,101 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from score_jax import divergences
-from score_jax.attacks import PGD
 from score_jax.metrics import correct
-from score_jax.models import Classifier, NormalizeBy
-from score_jax.objectives import Moving, Objective, Views
+from score_jax.models import NormalizeBy
+from score_jax.objectives import Moving, Views
+from score_jax.recipe import PASSES, Recipe
 from score_jax.types import Array, BatchStats, Key, Params
-
-# What may move BatchNorm's running averages beside the objective's outer forward passes: every pass
-# of the attack, one more of what it found, and one of the clean images after the update.
-EXTRA_UPDATES = ("attack", "attacked", "updated_clean")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything a step depends on besides the state, the batch and the key.
-
-    Attributes:
-      classifier: computes the outer forwards.
-      attack_classifier: the same network at the attack's precision.
-      attack: None for natural training.
-      attack_statistics: what BatchNorm normalises by inside the attack.
-      attack_dropout: whether dropout is active there, with a fresh mask at each step.
-      attack_warmup_steps: training steps over which the attack's radius grows from 0.
-      update_order: the forward passes that record statistics, in this order: the objective's, and
-        `EXTRA_UPDATES`. The other outer passes normalise by their batch and record nothing.
-      first_step_momentum: BatchNorm momentum of the very first step, or None for the network's
-        own (1.0: the "Haiku init" of the SCORE code, which leaves the last forward's moments).
-      debias: running averages without the pull of their initial value, as Haiku's.
-      loss_reduction: 'mean' over the batch, or 'sum' (Yang et al.).
-      label_smoothing_scope: 'all' images, or only the 'generated' ones (Gowal et al. 2021).
-      awp_gamma: size of the weight perturbation, 0 for none; awp_start_epoch: the first with it.
-      augment: (key, images f32[b, h, w, c]) -> images.
-      augmented_views: how many independent augmentations of the batch, one after the other.
-      cutmix: how many CutMix versions of the loaded images make the batch; 0 for none.
-      steps_per_epoch, num_epochs: for what changes with the epoch.
-      log_every_steps: how many steps one line of metrics covers.
-    """
-
-    classifier: Classifier
-    attack_classifier: Classifier
-    objective: Objective
-    attack: PGD | None
-    attack_statistics: NormalizeBy = NormalizeBy.BATCH
-    attack_dropout: bool = False
-    attack_warmup_steps: int = 0
-    update_order: tuple[str, ...] = ("clean", "adversarial")
-    first_step_momentum: float | None = None
-    debias: bool = False
-    loss_reduction: str = "mean"
-    label_smoothing_scope: str = "all"
-    awp_gamma: float = 0.0
-    awp_start_epoch: int = 0
-    optimizer: optax.GradientTransformation
-    num_classes: int
-    augment: Callable[[Key, Array], Array]
-    augmented_views: int = 1
-    cutmix: int = 0
-    ema_decay: float
-    ema_warmup_steps: float
-    steps_per_epoch: int = 1
-    num_epochs: int = 1
-    log_every_steps: int = 1
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """The training metrics of its steps."""
-        names, forwards = ["train/loss", "train/gradient_norm"], set(self.objective.forwards)
-        if {"clean", "joint"} & forwards:
-            names.append("train/clean_accuracy")
-        if {"adversarial", "joint"} & forwards:
-            names += ["train/adv_accuracy", "train/robust_steps"]
-        return tuple(names)
-
-    def target_probs(self, labels: Array, generated: Array | None = None) -> Array:
-        """f32[b, k], smoothed where the recipe says so."""
-        smoothing = self.objective.label_smoothing
-        if self.label_smoothing_scope == "generated" and smoothing:
-            smoothing = jnp.where(generated, smoothing, 0.0)[:, None]
-        return divergences.target_probs(
-            labels, self.num_classes, smoothing, self.objective.smoothing
-        )
-
-    def momentum(self, step: Array, update: Array | int) -> Array | None:
-        """BatchNorm's momentum at the update-th recording of a step, both counted from 0."""
-        own = self.classifier.batchnorm_momentum
-        if self.debias:
-            steps = self.attack.num_steps * len(self.objective.inners) if self.attack else 0
-            in_step = sum(steps if name == "attack" else 1 for name in self.update_order)
-            count = step * in_step + update + 1
-            return own / (1 - (1 - own) ** count)
-        if self.first_step_momentum is None:
-            return None
-        return jnp.where(step == 0, self.first_step_momentum, own)
 
 
 @jax.tree_util.register_dataclass
@@ -162,27 +74,28 @@ def maximize(
             dropout_key=dropout_key if recipe.attack_dropout else None,
         )  # fmt: skip
 
+    attack_keys, dropout_key, clean_key, attacked_key = _keys(key)
     clean_logits = clean_gradient = None
     if objective.needs_gradient:
 
         def clean_loss(x):
-            logits, _ = logits_fn(x, batch_stats, 0, key)
+            logits, _ = logits_fn(x, batch_stats, 0, clean_key)
             return divergences.label_cross_entropy(logits, batch.labels).sum(), logits
 
         clean_gradient, clean_logits = jax.grad(clean_loss, has_aux=True)(batch.images)
     elif objective.needs_clean_logits:
-        clean_logits, _ = logits_fn(batch.images, batch_stats, 0, key)
+        clean_logits, _ = logits_fn(batch.images, batch_stats, 0, clean_key)
     clean_logits, clean_gradient = jax.lax.stop_gradient((clean_logits, clean_gradient))
 
     attacked, robust_steps, updates = {}, None, 0
     for number, (name, inner) in enumerate(objective.inners.items()):
-        attack_key = jax.random.fold_in(key, number) if number else key
+        masks_key = jax.random.fold_in(dropout_key, number)
 
         def loss_fn(
-            x, index, stats, inner=inner, attack_key=attack_key, first=updates, fixed=batch_stats
+            x, index, stats, inner=inner, masks_key=masks_key, first=updates, fixed=batch_stats
         ):
-            dropout_key = jax.random.fold_in(jax.random.fold_in(attack_key, 1), index)
-            logits, new_stats = logits_fn(x, stats or fixed, first + index, dropout_key)
+            mask_key = jax.random.fold_in(masks_key, index)
+            logits, new_stats = logits_fn(x, stats or fixed, first + index, mask_key)
             moving = Moving(
                 logits=logits,
                 clean_logits=clean_logits,
@@ -196,7 +109,7 @@ def maximize(
             return inner(moving), (right, new_stats if records else stats)
 
         found = attack.watch(
-            loss_fn, attack_key, batch.images, noise,
+            loss_fn, attack_keys(number), batch.images, noise,
             carry=batch_stats if records else {}, epoch=step // recipe.steps_per_epoch,
         )  # fmt: skip
         attacked[name] = found.images
@@ -205,7 +118,7 @@ def maximize(
         if records:
             batch_stats, updates = found.carry, updates + attack.num_steps
     if "attacked" in recipe.update_order:
-        _, batch_stats = logits_fn(attacked["adversarial"], batch_stats, updates, key)
+        _, batch_stats = logits_fn(attacked["adversarial"], batch_stats, updates, attacked_key)
         updates += 1
     found_batch = dataclasses.replace(
         batch, attacked=attacked, robust_steps=robust_steps, updates=updates
@@ -222,20 +135,19 @@ def minimized(
 ) -> tuple[Array, tuple[BatchStats, Views]]:
     """The outer loss f32[], the statistics it leaves, and the logits it saw."""
     objective, updates = recipe.objective, batch.updates
-    inputs = {"clean": batch.images, "clean_again": batch.images, **batch.attacked}
+    inputs = {name: batch.images for name in ("clean", "clean_again", "unused_clean")}
+    inputs |= batch.attacked
     if "joint" in objective.forwards:
         inputs["joint"] = jnp.concatenate([batch.images, batch.attacked["adversarial"]])
     if "opposite" in objective.forwards:
         inputs["opposite"] = 2 * batch.images - batch.attacked["adversarial"]
-    recording = tuple(name for name in recipe.update_order if name in objective.forwards)
-    if objective.forwards == ("joint",):
-        recording = ("joint",)
+    recording = recipe.recorded
     logits: dict[str, Array] = {}
     clean_gradient = None
     for name in recording + tuple(n for n in objective.forwards if n not in recording):
         forward_key = None
         if dropout_key is not None and recipe.classifier.dropout:
-            forward_key = jax.random.fold_in(dropout_key, objective.forwards.index(name))
+            forward_key = jax.random.fold_in(dropout_key, PASSES.index(name))
 
         def forward(images, name=name, stats=batch_stats, updates=updates, key=forward_key):
             return recipe.classifier.apply(
@@ -243,7 +155,9 @@ def minimized(
                 momentum=recipe.momentum(jnp.asarray(batch.step), updates), dropout_key=key,
             )  # fmt: skip
 
-        if name == "clean_again" and forward_key is None:
+        if name == "unused_clean":
+            new_stats = forward(batch.images)[1]
+        elif name == "clean_again" and forward_key is None and "clean" in logits:
             # Without dropout the same logits; only the statistics move once more.
             logits[name], new_stats = logits["clean"], forward(inputs[name])[1]
         elif name == "clean" and objective.needs_gradient:
@@ -273,6 +187,20 @@ def minimized(
     losses = objective.outer(views)
     loss = losses.sum() if recipe.loss_reduction == "sum" else losses.mean()
     return loss, (batch_stats, views)
+
+
+def _keys(key: Key) -> tuple[Callable[[int], Key], Key, Key, Key]:
+    """Independent keys: of each attack by its number, of its masks, of two passes beside it.
+
+    The first attack has the key itself, which it splits in two: nothing else may.
+    """
+    later, dropout_key, clean_key, attacked_key = jax.random.split(key, 6)[2:]
+    return (
+        lambda number: jax.random.fold_in(later, number) if number else key,
+        dropout_key,
+        clean_key,
+        attacked_key,
+    )
 
 
 def _input_gradient(forward: Callable[[Array], Any], images: Array, labels: Array):

@@ -1,6 +1,6 @@
 """What a training step costs, in forward passes over the batch."""
 
-from score_jax.minimax import Recipe
+from score_jax.recipe import Recipe
 
 
 def count(recipe: Recipe) -> int:
@@ -30,4 +30,5 @@ def count(recipe: Recipe) -> int:
         outer += 3
     if recipe.awp_gamma:
         outer *= 2
-    return inner + outer + ("updated_clean" in order)
+    # Passes that only record.
+    return inner + outer + ("unused_clean" in order) + ("updated_clean" in order)

@@ -11,7 +11,7 @@ from score_jax import overrides as overrides_module
 from score_jax.data import augment, sources
 from score_jax.data.sources import DatasetSpec
 from score_jax.evaluation import Judge
-from score_jax.minimax import EXTRA_UPDATES, Recipe
+from score_jax.recipe import EXTRA_UPDATES, FIRST_UPDATES, Recipe
 from score_jax.types import UserError, lookup
 
 
@@ -99,6 +99,7 @@ def build(config: ConfigDict) -> Run:
     fields = dict(config.attack)
     statistics = models.NormalizeBy(fields.pop("statistics"))
     update_order = _update_order(config, objective, statistics)
+    _check_combinations(config, objective)
     attack_dropout, warmup_steps = fields.pop("dropout"), fields.pop("warmup_steps")
     attack = None
     if objective.forwards != ("clean",):
@@ -162,12 +163,22 @@ def _update_order(config: ConfigDict, objective, statistics) -> tuple[str, ...]:
             f"objective {config.objective.name!r}: {passes}; name one"
         )
     known = (*objective.forwards, *EXTRA_UPDATES, "clean", "adversarial")
+    if order != tuple(sorted(order, key=_place)):
+        raise UserError(
+            f"config.batchnorm.update_order={order} is not the order in which the passes run: "
+            f"{' and '.join(FIRST_UPDATES)} come first, updated_clean comes last"
+        )
     for name in order:
         if name not in known:
             raise UserError(
                 f"config.batchnorm.update_order names {name!r}, which objective "
                 f"{config.objective.name!r} has not; it has {passes}, {', '.join(EXTRA_UPDATES)}"
             )
+    if set(order) & set(FIRST_UPDATES) and objective.forwards == ("clean",):
+        raise UserError(
+            f"config.batchnorm.update_order={order} names the attack, and objective "
+            f"{config.objective.name!r} has none"
+        )
     if "attack" in order and statistics is not models.NormalizeBy.BATCH:
         raise UserError(
             "config.batchnorm.update_order names the attack, whose passes record only with "
@@ -179,3 +190,40 @@ def _update_order(config: ConfigDict, objective, statistics) -> tuple[str, ...]:
             "other; set one"
         )
     return order
+
+
+def _place(name: str) -> int:
+    """Where in a step a recording pass stands: before, among or after the outer passes."""
+    return FIRST_UPDATES.index(name) - 2 if name in FIRST_UPDATES else name == "updated_clean"
+
+
+def _check_combinations(config: ConfigDict, objective) -> None:
+    """Refuses choices that are sound alone and would silently mean something else together."""
+    name = config.objective.name
+    if config.data.cutmix and not objective.takes_mixtures:
+        raise UserError(
+            f"config.data.cutmix={config.data.cutmix} mixes labels, which objective {name!r} "
+            "cannot use; set it to 0, or train with standard, trades, score or distance_trades"
+        )
+    if getattr(objective, "cutmix", False) and not config.data.cutmix:
+        raise UserError(
+            "config.objective.cutmix=true attacks the mixed labels and there are none; set "
+            "config.data.cutmix, the number of versions, too"
+        )
+    if getattr(objective, "consistency_weight", 0) and config.data.augmented_views != 2:
+        raise UserError(
+            f"config.objective.consistency_weight={objective.consistency_weight} compares two "
+            "views of each image; set config.data.augmented_views=2"
+        )
+    from_clean = objective.needs_clean_logits and not getattr(objective, "cutmix", False)
+    if from_clean and config.attack.start == "zero" and config.attack.zero_gradient != "noise":
+        raise UserError(
+            f"config.attack.start=zero: what objective {name!r} attacks has no gradient at the "
+            "clean image; start with 'uniform' or 'normal'"
+        )
+    if config.optimizer.name == "adam" and config.schedule.get("cycle_momentum"):
+        raise UserError(
+            "config.schedule.cycle_momentum=true has no effect on optimizer 'adam'; set it to false"
+        )
+    if any(patience < 0 for patience in config.attack.patience):
+        raise UserError(f"config.attack.patience={config.attack.patience} must be 0 or more each")

@@ -150,7 +150,7 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
         else:
             results[file.parent.name] = result
     official = _choose(results, config, is_official)
-    quick = _choose(results, config, lambda result: result.get("official") is False)
+    quick = _choose(results, config, _is_pgd)
     return Run(
         workdir=workdir,
         name=workdir.path.name,
@@ -184,6 +184,10 @@ def read_all(paths: Sequence[str | os.PathLike[str]], data_dir: str = "") -> lis
 def is_official(result: Mapping[str, Any]) -> bool:
     """Whether a result is AutoAttack's in its standard form, with none of its attacks left out."""
     return result.get("attack") == "AutoAttack" and result.get("attack_version") == "standard"
+
+
+def _is_pgd(result: Mapping[str, Any]) -> bool:
+    return result.get("official") is False and str(result.get("attack")).startswith("pgd")
 
 
 def _choose(results: Mapping[str, Any], config: Mapping[str, Any], accept: Any) -> str:

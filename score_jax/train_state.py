@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from score_jax.mesh import Layout
 from score_jax.metrics import Mean
-from score_jax.minimax import Recipe
+from score_jax.recipe import Recipe
 from score_jax.types import Array, BatchStats, Key, Params
 
 

@@ -11,22 +11,24 @@ from score_jax import averaging, weight_perturbation
 from score_jax.data import cutmix
 from score_jax.mesh import Layout
 from score_jax.metrics import Mean, correct
-from score_jax.minimax import Batch, Recipe, maximize, minimized
+from score_jax.minimax import Batch, maximize, minimized
 from score_jax.models import NormalizeBy
 from score_jax.objectives import Views
+from score_jax.recipe import PASSES, Recipe
 from score_jax.train_state import TrainState
 from score_jax.types import Array, Key, Params
 
 
-def prepare(recipe: Recipe, batch: dict[str, Array], key: Key, step: Array) -> Batch:
+def prepare(
+    recipe: Recipe, batch: dict[str, Array], augment_key: Key, cutmix_key: Key, step: Array
+) -> Batch:
     """Augments the loaded images and makes their targets.
 
     Args:
       batch: as in `train_step`.
-      key: of this step.
+      augment_key, cutmix_key: of this step.
       step: i32[], of training.
     """
-    augment_key, cutmix_key = key
     images, labels, generated = batch["images"], batch["labels"], batch.get("generated")
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255
@@ -74,7 +76,7 @@ def train_step(
         jax.random.fold_in(key, state.step), 4
     )
     noise = batch.get("start_noise")
-    prepared = prepare(recipe, batch, (augment_key, cutmix_key), state.step)
+    prepared = prepare(recipe, batch, augment_key, cutmix_key, state.step)
     prepared, batch_stats = maximize(
         recipe, state.params, state.batch_stats, attack_key, prepared, noise
     )
@@ -91,10 +93,11 @@ def train_step(
     if raised:
         params = jax.tree.map(jnp.subtract, params, raised)
     if "updated_clean" in recipe.update_order:
-        update = prepared.updates + len(set(recipe.update_order) & set(recipe.objective.forwards))
+        update = prepared.updates + len(recipe.recorded)
         _, batch_stats = recipe.classifier.apply(
             params, batch_stats, prepared.images, normalize_by=NormalizeBy.BATCH,
             momentum=recipe.momentum(state.step, update),
+            dropout_key=jax.random.fold_in(dropout_key, PASSES.index("updated_clean")),
         )  # fmt: skip
     step = state.step + 1
     decay = averaging.decay_at(step, recipe.ema_decay, recipe.ema_warmup_steps)
@@ -151,8 +154,7 @@ def compile_attack(recipe: Recipe, layout: Layout) -> Any:
     """The step's attack alone, to time its share of the step."""
 
     def attack(state, batch, key):
-        keys = jax.random.split(key)
-        prepared = prepare(recipe, batch, tuple(keys), state.step)
+        prepared = prepare(recipe, batch, *jax.random.split(key), state.step)
         found, _ = maximize(recipe, state.params, state.batch_stats, key, prepared)
         return found.attacked
 

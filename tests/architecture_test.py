@@ -16,7 +16,7 @@ FLOORS = {
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
     "config_rules overrides writers workdir command_line stopping timing",
     2: "models attacks objectives data",
-    3: "minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
+    3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
     "interop prepare evaluate report submit analysis catalog sweep",
@@ -30,11 +30,12 @@ NEIGHBOURS = {
     "command_line": {"config_rules", "overrides"},
     "workdir": {"config"},
     "writers": {"workdir"},
-    "train_state": {"minimax"},
-    "model_passes": {"minimax"},
-    "train_step": {"minimax", "train_state"},
+    "minimax": {"recipe"},
+    "train_state": {"recipe"},
+    "model_passes": {"recipe"},
+    "train_step": {"minimax", "recipe", "train_state"},
     "checkpoint": {"train_state"},
-    "recipes": {"evaluation", "minimax"},
+    "recipes": {"evaluation", "recipe"},
     "export": {"interop"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},

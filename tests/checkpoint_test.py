@@ -9,7 +9,7 @@ import pytest
 
 from score_jax import checkpoint, config, mesh, models, objectives, optimizers, train_state, workdir
 from score_jax.data import augment
-from score_jax.minimax import Recipe
+from score_jax.recipe import Recipe
 from score_jax.types import UserError
 
 

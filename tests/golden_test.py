@@ -14,8 +14,9 @@ import pytest
 from score_jax import averaging, divergences, objectives, optimizers, threat_models
 from score_jax.attacks import PGD
 from score_jax.metrics import correct
-from score_jax.minimax import Batch, Recipe, maximize, minimized
+from score_jax.minimax import Batch, maximize, minimized
 from score_jax.models import NormalizeBy
+from score_jax.recipe import Recipe
 from tests import reference
 
 EPS = 8 / 255

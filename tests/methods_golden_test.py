@@ -14,9 +14,10 @@ import pytest
 
 from score_jax import divergences, mesh, objectives, optimizers, threat_models, train_state
 from score_jax.attacks import PGD
-from score_jax.minimax import Batch, Recipe, maximize, minimized
+from score_jax.minimax import Batch, maximize, minimized
 from score_jax.models import NormalizeBy
 from score_jax.objectives import gairat
+from score_jax.recipe import Recipe
 from score_jax.train_step import train_step
 from tests import toy_mlp
 

@@ -13,10 +13,12 @@ from score_jax.types import UserError
 
 LABELS = jnp.array([0, 1, 2, 3, 0])
 EVERY_DIVERGENCE = [*divergences.DIVERGENCES, "l3", "l1.5"]
+CLIPPED = [name for name in EVERY_DIVERGENCE if name != "sqrt_reverse_kl"]  # Infinite to a label.
 # Every entry of the table, and its variants that compute something else.
 VARIANTS = {
     **{name: {} for name in OBJECTIVES},
-    **{f"distance_madry/{d}": dict(divergence=d, clip_loss=0.3) for d in EVERY_DIVERGENCE},
+    **{f"distance_madry/{d}": dict(divergence=d) for d in EVERY_DIVERGENCE},
+    **{f"distance_madry/{d}, clipped": dict(divergence=d, clip_loss=0.3) for d in CLIPPED},
     **{f"distance_trades/{d}": dict(divergence=d) for d in EVERY_DIVERGENCE},
     "distance_trades/clipped": dict(divergence="kl", clip_loss=0.3),
     "distance_trades/robust": dict(divergence="js", clip_loss=0.3, clip_clean=False),
@@ -173,9 +175,7 @@ def test_clip_silences_small_robust_errors():
 
 def test_clipped_distance_leaves_confident_predictions_alone():
     confident = 9.0 * jax.nn.one_hot(LABELS, 4)
-    for divergence in EVERY_DIVERGENCE:
-        if divergence == "sqrt_reverse_kl":  # Infinite towards a one-hot label, and so its bound.
-            continue
+    for divergence in CLIPPED:
         objective = objectives.create("distance_madry", divergence=divergence, clip_loss=0.3)
         seen = views(confident, confident, objective)
         np.testing.assert_array_equal(objective.outer(seen), 0)
@@ -215,6 +215,13 @@ def test_cutmix_attacks_the_mixture():
         np.testing.assert_allclose(objective.outer(even), 0, atol=1e-6)
 
 
+def test_consistency_is_finite_where_predictions_are_sure():
+    objective = objectives.create("trades", consistency_weight=1.0)
+    sure = 1e4 * jax.nn.one_hot(jnp.array([0, 1, 1, 0]), 4)
+    gradient = jax.grad(lambda z: objective.inconsistency(z).sum())(sure)
+    assert finite(gradient)
+
+
 def test_smoothing_conventions():
     labels = jnp.array([1])
     uniform = divergences.target_probs(labels, 4, 0.1, "uniform")
@@ -240,6 +247,8 @@ def test_smoothing_conventions():
         (dict(name="gr", step=0.0), "step=0.0 must be above 0"),
         (dict(name="llr", variant="papers"), "known: qin2019, released"),
         (dict(name="trades", consistency_temperature=0.0), "must be above 0"),
+        (dict(name="mart", label_smoothing=0.1), "label_smoothing=0.1 has no meaning for Mart"),
+        (dict(name="distance_madry", divergence="sqrt_reverse_kl", clip_loss=0.3), "has no bound"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

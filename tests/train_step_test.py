@@ -35,7 +35,7 @@ def batch(size=8):
 
 
 def prepared(recipe):
-    return prepare(recipe, batch(), (KEY, KEY), jnp.int32(0))
+    return prepare(recipe, batch(), KEY, KEY, jnp.int32(0))
 
 
 def means(batch_stats):
@@ -143,6 +143,40 @@ def test_attack_grows_over_its_warmup():
         assert float(distance) == pytest.approx(0.2 * share, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "objective, overrides, message",
+    [
+        (dict(name="madry"), ["data.cutmix=2"], "mixes labels, which objective 'madry' cannot"),
+        (dict(name="trades", cutmix=True), [], "attacks the mixed labels and there are none"),
+        (dict(name="trades", consistency_weight=1.0), [], "set config.data.augmented_views=2"),
+        (dict(name="standard"), ["batchnorm.update_order=('attack','clean')"], "has none"),
+        (dict(name="llr"), ["norm=l2", "eps=0.5"], "is defined for norm=linf only"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_one_line(objective, overrides, message):
+    with pytest.raises(UserError, match=message):
+        build(*overrides, objective=objective)
+
+
+def test_unused_clean_pass_records_and_changes_nothing_else():
+    order = "batchnorm.update_order=('adversarial','unused_clean')"
+    recipe = build(order, objective=dict(name="madry"))
+    state = train_state.initial_state(recipe, KEY)
+    found, stats = maximize(recipe, state.params, state.batch_stats, KEY, prepared(recipe))
+    loss, (after, views) = minimized(recipe, state.params, stats, found)
+    expected = forward(recipe, state, state.batch_stats, found.attacked["adversarial"])
+    expected = forward(recipe, state, expected, found.images)
+    np.testing.assert_allclose(means(after), means(expected), rtol=1e-4, atol=1e-6)
+    assert views.clean_logits is None and "unused_clean" not in views.other_logits
+
+
+def test_debias_counts_what_is_recorded():
+    """Madry's objective has no clean pass: one recording a step, whatever the order names."""
+    recipe = build("batchnorm.debias=true", objective=dict(name="madry"))
+    seen = [float(recipe.momentum(jnp.int32(step), 0)) for step in range(3)]
+    np.testing.assert_allclose(seen, [0.1 / (1 - 0.9**n) for n in (1, 2, 3)], rtol=1e-5)
+
+
 def test_sum_is_the_batch_size_times_the_mean():
     for name in ("score", "mart"):
         losses = []
@@ -199,7 +233,7 @@ def test_dropout_in_the_attack_is_asked_for(active):
             "names 'opposite', which objective 'score' has not",
         ),
         (
-            ["batchnorm.update_order=('clean','attack')", "attack.statistics=running"],
+            ["batchnorm.update_order=('attack','clean')", "attack.statistics=running"],
             "only with config.attack.statistics=batch",
         ),
         (
@@ -208,6 +242,10 @@ def test_dropout_in_the_attack_is_asked_for(active):
         ),
         (["attack.patience=(0,1)"], "needs 1 rising config.attack.patience_epochs"),
         (["attack.step_schedule=()"], "step_schedule=.* is empty"),
+        (["batchnorm.update_order=('clean','attack')"], "attack and attacked come first"),
+        (["attack.patience=(-1,)"], "must be 0 or more each"),
+        (["attack.start=zero"], "has no gradient at the clean image"),
+        (["optimizer.name=adam"], "has no effect on optimizer 'adam'"),
     ],
 )
 def test_impossible_switches_are_one_line(overrides, message):

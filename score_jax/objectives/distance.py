@@ -37,6 +37,11 @@ class DistanceMadry(Objective):
     def __post_init__(self):
         super().__post_init__()
         divergence(self.divergence)
+        if self.divergence == "sqrt_reverse_kl" and self.clip_loss:
+            raise UserError(
+                f"config.objective.clip_loss={self.clip_loss} has no bound for sqrt_reverse_kl, "
+                "which is infinite towards a one-hot label; set it to 0"
+            )
         if not 0 <= self.clip_loss < 1:
             raise UserError(f"config.objective.clip_loss={self.clip_loss} must lie in [0, 1)")
 
@@ -69,6 +74,7 @@ class DistanceTrades(DistanceMadry):
 
     forwards: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     needs_clean_logits: ClassVar[bool] = True
+    takes_mixtures: ClassVar[bool] = True
     robust_weight: float = 6.0
     clip_clean: bool = True
 

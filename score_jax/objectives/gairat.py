@@ -102,6 +102,7 @@ class GairTrades(Trades):
       margin_offset: of the second attack's loss, which never rests at 50.
     """
 
+    takes_mixtures: ClassVar[bool] = False
     weight_lambda: float = 3.0
     burn_in_epochs: int = 99
     margin_offset: float = 50.0

@@ -80,12 +80,14 @@ class Objective:
         is no attack.
       needs_clean_logits: its attack compares with the clean prediction: one more forward pass.
       needs_gradient: its losses use the input gradient of the clean cross-entropy.
+      takes_mixtures: its losses make sense for CutMix targets.
       label_smoothing, smoothing: how `target_probs` are made; see `divergences.target_probs`.
     """
 
     forwards: ClassVar[tuple[str, ...]] = ("clean", "adversarial")
     needs_clean_logits: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = False
+    takes_mixtures: ClassVar[bool] = False
     label_smoothing: float = 0.0
     smoothing: str = "uniform"
 
@@ -120,6 +122,15 @@ def check_not_negative(**fields: float) -> None:
     for name, value in fields.items():
         if not value >= 0:
             raise UserError(f"config.objective.{name}={value} must be 0 or more")
+
+
+def check_not_smoothed(objective: Objective) -> None:
+    """Raises UserError where smoothed labels would have no meaning or no effect."""
+    if objective.label_smoothing:
+        raise UserError(
+            f"config.objective.label_smoothing={objective.label_smoothing} has no meaning for "
+            f"{type(objective).__name__}, which asks for the label itself; set it to 0"
+        )
 
 
 def check_choice(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.divergences import label_cross_entropy
-from score_jax.objectives.interface import Objective, check_not_negative
+from score_jax.objectives.interface import Objective, check_not_negative, check_not_smoothed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Mart(Objective):
     def __post_init__(self):
         super().__post_init__()
         check_not_negative(beta=self.beta)
+        check_not_smoothed(self)
 
     def inner(self, moving):
         return label_cross_entropy(moving.logits, moving.labels)

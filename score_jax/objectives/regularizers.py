@@ -11,7 +11,12 @@ import jax.numpy as jnp
 
 from score_jax import threat_models
 from score_jax.divergences import cross_entropy, label_cross_entropy
-from score_jax.objectives.interface import Objective, check_choice, check_not_negative
+from score_jax.objectives.interface import (
+    Objective,
+    check_choice,
+    check_not_negative,
+    check_not_smoothed,
+)
 from score_jax.types import UserError
 
 
@@ -37,6 +42,7 @@ class GradientRegularization(Objective):
     def __post_init__(self):
         super().__post_init__()
         check_choice("variant", self.variant, ("released", "finlay"))
+        check_not_smoothed(self)
         check_not_negative(weight=self.weight)
         threat_models.Ray(norm=self.norm)
         if not self.step > 0:
@@ -99,6 +105,7 @@ class LocalLinearity(Objective):
     def __post_init__(self):
         super().__post_init__()
         check_choice("variant", self.variant, ("released", "qin2019"))
+        check_not_smoothed(self)
         check_not_negative(weight=self.weight, gradient_weight=self.gradient_weight)
 
     @property
@@ -112,6 +119,11 @@ class LocalLinearity(Objective):
     def attack(self, configured):
         if self.variant == "qin2019":
             return configured
+        if type(configured.threat) is not threat_models.Linf:
+            raise UserError(
+                "config.objective (name='llr', variant='released') is defined for norm=linf only; "
+                "set config.norm=linf, or variant='qin2019'"
+            )
         eps = configured.threat.eps
         return dataclasses.replace(
             configured, threat=threat_models.RescaledLinf(eps=eps), step_size=eps / 2, num_steps=2,

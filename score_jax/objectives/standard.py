@@ -12,6 +12,7 @@ class Standard(Objective):
     """Cross-entropy on clean images; no attack."""
 
     forwards: ClassVar[tuple[str, ...]] = ("clean",)
+    takes_mixtures: ClassVar[bool] = True
 
     def outer(self, views):
         return cross_entropy(views.clean_logits, views.target_probs)

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 
 from score_jax.divergences import (
     cross_entropy,
@@ -40,6 +39,7 @@ class Trades(Objective):
     """
 
     needs_clean_logits: ClassVar[bool] = True
+    takes_mixtures: ClassVar[bool] = True
     beta: float = 6.0
     cutmix: bool = False
     clean_again: bool = False
@@ -82,9 +82,9 @@ class Trades(Objective):
 
     def inconsistency(self, adv_logits):
         """JS between the two halves' tempered predictions, f[2b]: each pair's for both members."""
-        pair = jnp.split(jax.nn.softmax(adv_logits / self.consistency_temperature), 2)
-        log_mean = jnp.log(jnp.maximum((pair[0] + pair[1]) / 2, 1e-8))
-        divergence = sum(jnp.sum(xlogy(p, p) - p * log_mean, axis=-1) for p in pair) / 2
+        logs = jnp.split(jax.nn.log_softmax(adv_logits / self.consistency_temperature), 2)
+        log_mean = jnp.log(jnp.maximum(sum(map(jnp.exp, logs)) / 2, 1e-8))
+        divergence = sum(jnp.sum(jnp.exp(log) * (log - log_mean), axis=-1) for log in logs) / 2
         return jnp.tile(divergence, 2)
 
 
@@ -99,6 +99,7 @@ class Score(Objective):
     """
 
     needs_clean_logits: ClassVar[bool] = True
+    takes_mixtures: ClassVar[bool] = True
     beta: float = 4.0
     clip: float = 0.0
     cutmix: bool = False
