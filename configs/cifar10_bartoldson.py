@@ -9,8 +9,8 @@ Expected (published, clean / AutoAttack; not reproduced here):
 As in their configs: beta 5, label smoothing .1, batch 2048, peak rate .1, 87.5% generated images,
 BatchNorm over the whole batch, otherwise the code of Wang et al. (cifar10_wang).
 Differs from it: its images, of several generators, were not released, the recipe names the 50M of
-EDM; the first 6,000 epochs of the large model saw no real image, here the share is constant; there each
-generated image is seen once, here they are drawn with replacement.
+EDM; the first 6,000 epochs of the large model saw no real image, here the share is constant;
+there each generated image is seen once, here they are drawn with replacement.
 Cost: 250,000 steps of 2048 images (wrn-82-8-swish 170,500), 27 forward-equivalents each.
 
 Arguments: model=wrn-94-16-swish|wrn-82-8-swish, smoke.

@@ -9,8 +9,8 @@ Expected: the code's README prints no table; its settings are PreActResNet-18, 1
 for squared error.
 As in their code: the attack of madry runs in training mode, and its passes move BatchNorm's
 averages; the attack of trades runs on running statistics from 0.001·normal.
-Differs from it: it selects on the test set by the smaller of two PGD-10s, here 1,024 training images
-select.
+Differs from it: it selects on the test set by the smaller of two PGD-10s, here 1,024 training
+images select.
 Cost: 43,010 steps of 128 images, 23 (madry) or 27 forward-equivalents each.
 
 Arguments: method=madry|trades, divergence=NAME, model=NAME, smoke.
