@@ -123,20 +123,14 @@ def _raised_weights(recipe: Recipe, state: TrainState, loss_fn: Any) -> Params |
     if not recipe.awp_gamma:
         return None
 
-    def perturb(params):
-        gradients, _ = jax.grad(loss_fn, has_aux=True)(params)
-        return weight_perturbation.perturbation(
-            params, gradients, recipe.classifier.roles, recipe.awp_gamma
-        )
-
-    if not recipe.awp_start_epoch:
-        return perturb(state.params)
-    return jax.lax.cond(
-        state.step // recipe.steps_per_epoch >= recipe.awp_start_epoch,
-        perturb,
-        lambda params: jax.tree.map(jnp.zeros_like, params),
-        state.params,
+    gradients, _ = jax.grad(loss_fn, has_aux=True)(state.params)
+    raised = weight_perturbation.perturbation(
+        state.params, gradients, recipe.classifier.roles, recipe.awp_gamma
     )
+    # Not a branch: inside one XLA leaves its fast convolutions on the CPU, which costs far more
+    # over a run than these passes before the first epoch.
+    begun = state.step // recipe.steps_per_epoch >= recipe.awp_start_epoch
+    return jax.tree.map(lambda delta: jnp.where(begun, delta, 0), raised)
 
 
 def compile_step(recipe: Recipe, layout: Layout) -> Any:
