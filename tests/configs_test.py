@@ -85,15 +85,8 @@ def test_smoke_keeps_the_method():
         assert config[name] == whole[name]
 
 
-# One form for each way in which a step is made: the others differ in numbers or classes, or are
-# parts of a form that is named below.
-SAME_STEP = (
-    "cifar100_gowal.py", "cifar100_score.py", "cifar100_wang.py", "cifar10_bag_of_tricks.py",
-    "cifar10_bartoldson.py", "cifar10_gowal.py", "cifar10_wang.py", "digits_natural.py",
-    "digits_score.py",
-)  # fmt: skip
 TRAINED = [
-    *(f"{name}:smoke" for name in FILES if name not in SAME_STEP),
+    *(f"{name}:smoke" for name in FILES),
     *(f"cifar10_yang.py:method={method},smoke" for method in ("natural", "gr", "llr", "rst")),
     "cifar10_yang.py:method=at,dropout,smoke",
     "cifar10_yang.py:method=llr,variant=qin2019,smoke",

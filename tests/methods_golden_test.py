@@ -157,6 +157,7 @@ def test_gair_rst_weights(kappa, weight):
     views = objectives.Views(
         clean_logits=uniform, adv_logits=other, target_probs=uniform,
         other_logits={"adversarial_margin": uniform}, robust_steps=jnp.array([kappa]), num_steps=10,
+        epoch=jnp.int32(0),
     )  # fmt: skip
     whole = float(divergences.kl(uniform, other)[0])
     assert float(objective.robust(views)[0]) / whole == near(weight, 8)

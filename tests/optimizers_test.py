@@ -89,8 +89,8 @@ def test_clipping_bounds_the_gradient_before_decay():
         (lambda: rates("cosine", "epochs", learning_rate=1.0), "did you mean 'epoch'"),
         (lambda: rates("step", learning_rate=1.0), "config.schedule.boundaries is missing"),
         (lambda: rates("cosine", learning_rate=1.0, warmups=3), "config.schedule .*warmups"),
-        (lambda: optimizers.create(rates("constant", learning_rate=1.0), {}, name="adam"),
-         "unknown config.optimizer.name 'adam'"),
+        (lambda: optimizers.create(rates("constant", learning_rate=1.0), {}, name="lamb"),
+         "unknown config.optimizer.name 'lamb'"),
         (lambda: optimizers.create(rates("constant", learning_rate=1.0), {},
                                    weight_decay_roles=("kernels",)), "did you mean 'kernel'"),
         (lambda: optimizers.create(rates("constant", learning_rate=1.0), {}, weight_decay=-1.0),
@@ -100,3 +100,22 @@ def test_clipping_bounds_the_gradient_before_decay():
 def test_bad_fields_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_adam_equals_pytorch_s_with_its_coupled_decay():
+    import torch
+
+    weights = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    theirs = torch.optim.Adam([weights], lr=0.01, weight_decay=0.1)
+    ours = optimizers.create(
+        rates("constant", learning_rate=0.01), {"w": "kernel"}, name="adam", weight_decay=0.1
+    )
+    params = {"w": jnp.array([1.0, -2.0])}
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes i32 and f32.
+        state = ours.init(params)
+        for gradient in ([0.5, -0.3], [0.1, 2.0], [-1.0, 0.0]):
+            weights.grad = torch.tensor(gradient, dtype=torch.float64)
+            theirs.step()
+            updates, state = ours.update({"w": jnp.array(gradient)}, state, params)
+            params = {"w": params["w"] + updates["w"]}
+    np.testing.assert_allclose(params["w"], weights.detach().numpy(), rtol=1e-5)

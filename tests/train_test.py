@@ -173,9 +173,16 @@ def twenty_steps(config, layout, dtype):
     return jax.device_get(state), losses
 
 
-@pytest.mark.parametrize("objective", ["score", "madry"])
 @pytest.mark.parametrize(
-    "statistics, dtype", [("running", np.float32), ("batch", np.float64)], ids=str
+    "objective, statistics, dtype",
+    [
+        ("score", "running", np.float32),
+        ("score", "batch", np.float64),
+        ("madry", "running", np.float32),
+        ("madry", "batch", np.float64),
+        ("gairat", "running", np.float32),  # Its weights are divided by their mean over the batch.
+    ],
+    ids=str,
 )
 def test_one_and_four_devices_agree(objective, statistics, dtype, data_dir):
     """With batch statistics in the attack float64 shows it: in float32 a sum over the batch taken
@@ -188,6 +195,9 @@ def test_one_and_four_devices_agree(objective, statistics, dtype, data_dir):
             config.objective = dict(
                 name="madry", keep_clean=True, label_smoothing=0.1, smoothing="uniform"
             )
+    elif objective == "gairat":
+        with config.unlocked():
+            config.objective = dict(name="gairat", burn_in_epochs=0)
     # Optax keeps its rates in float32.
     with jax.enable_x64(dtype is np.float64), jax.numpy_dtype_promotion("standard"):
         one, one_losses = twenty_steps(config, mesh.create(jax.devices()[:1]), dtype)
