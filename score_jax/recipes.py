@@ -42,12 +42,20 @@ MODEL_DEFAULTS = dict(remat=False, dropout=0.0, init="torch")
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """`config.load`, with every field of the objective and the model written out.
 
-    So each can be overridden, and each stands in the log and in the run's config.json.
+    So each can be overridden, and each stands in the log and in the run's config.json. An override
+    of objective.name begins with that method's own defaults.
 
     Raises:
       UserError: what `config.load` and `config.validate` refuse, or a model field that is none.
     """
     config = overrides_module.load_recipe(path)
+    method = config.objective.name
+    for text in overrides:
+        field, _, value = text.partition("=")
+        method = value.strip() if field.removeprefix("config.") == "objective.name" else method
+    if method in objectives.OBJECTIVES and method != config.objective.name:
+        with config.unlocked():
+            config.objective = ConfigDict(dict(name=method))
     sections = {"model": (config.model, MODEL_DEFAULTS)}
     if kind := objectives.OBJECTIVES.get(config.objective.name):
         sections["objective"] = (config.objective, objectives.defaults(kind))

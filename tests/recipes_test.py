@@ -63,3 +63,37 @@ def test_generated_set_is_no_training_set():
     config = config_lib.load("configs/cifar10_score.py", ["data.name=cifar10_ddpm"])
     with pytest.raises(UserError, match="train on cifar10 with --config.data.generated"):
         recipes.build(config)
+
+
+def test_every_field_of_the_objective_can_be_overridden():
+    config = recipes.load("configs/cifar10_madry.py", ["objective.keep_clean=true"])
+    assert config.objective.keep_clean is True
+    config = recipes.load("configs/cifar10_score.py", ["objective.cutmix=true"])
+    assert config.objective.to_dict() == dict(
+        name="score", beta=4.0, clip=0.0, cutmix=True, label_smoothing=0.0, smoothing="others"
+    )
+    assert (config.model.dropout, config.model.init, config.model.remat) == (0.0, "torch", False)
+
+
+def test_another_objective_begins_with_its_own_fields():
+    overrides = ["config.objective.name=gairat", "objective.weight_lambda=0"]
+    config = recipes.load("configs/cifar10_score.py", overrides)
+    assert config.objective.name == "gairat" and "beta" not in config.objective
+    assert (config.objective.weight_lambda, config.objective.burn_in_epochs) == (0.0, 59)
+    recipes.build(config)
+    with pytest.raises(UserError, match="unknown config.objective.name 'gairatt'.*'gairat'"):
+        recipes.build(recipes.load("configs/cifar10_score.py", ["objective.name=gairatt"]))
+
+
+def test_a_model_field_that_is_none_is_refused(tmp_path):
+    recipe = tmp_path / "typo.py"
+    recipe.write_text(
+        "from configs import common\n"
+        "def get_config():\n"
+        "    config = common.default()\n"
+        "    with config.unlocked():\n"
+        "        config.model.dropuot = 0.5\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match="config.model has no field 'dropuot'; it has name, remat"):
+        recipes.load(str(recipe))
