@@ -1,8 +1,7 @@
 """Every method on scikit-learn's digits, all else equal: a comparison in minutes on two CPU cores.
 
 Command:
-  JAX_PLATFORMS=cpu score-jax sweep --config=configs/digits_methods.py --workdir=runs/methods \
-    --num_examples=100
+  score-jax sweep --config=configs/digits_methods.py
   score-jax train --config=configs/digits_methods.py:method=mart --workdir=runs/mart
 Expected: see README. Differences of a few points between robust methods are within the noise of one
 seed and 100 images; what the table shows is how each behaves, and what only PGD believes.

@@ -87,7 +87,7 @@ def _show(result: Any) -> None:
             print(entry)
 
 
-def _sweep_of(call: Call) -> Any:
+def _sweep_of(call: Call, folder: str = "") -> Any:
     """What the `sweep()` of the recipe of a call yields."""
     if not call.config:
         raise UsageError("--config=PATH is needed: the recipe whose sweep() is meant")
@@ -95,7 +95,7 @@ def _sweep_of(call: Call) -> Any:
 
     return Sweep(
         recipe=call.config,
-        workdir=workdir_of(call),
+        workdir=folder or workdir_of(call),
         overrides=call.overrides,
         data_dir=call.data_dir,
     )
@@ -135,8 +135,11 @@ def _train(call: Call) -> Any:
 def _sweep(call: Call) -> Any:
     from score_jax import sweep
 
+    stem = Path(call.config.partition(":")[0]).stem
     settings = dataclasses.replace(
-        _sweep_of(call), num_examples=call.num_examples, backend=call.backend
+        _sweep_of(call, call.workdir or f"runs/{stem}"),
+        num_examples=call.num_examples or sweep.EXAMPLES,
+        backend=call.backend,
     )
     if call.sweep_index >= 0:
         return sweep.run_setting(settings, call.sweep_index)
@@ -266,8 +269,7 @@ JOBS = {
     ),
     "sweep": Job(
         "Train, export and attack every setting of a recipe's sweep(), and compare them.",
-        "score-jax sweep --config=configs/digits_methods.py --workdir=runs/methods "
-        "--num_examples=100",
+        "score-jax sweep --config=configs/digits_methods.py --workdir=runs/methods",
         ("config", "workdir", "data_dir", "num_examples", "backend", "jobs", "sweep_index"),
         _sweep,
     ),

@@ -1,6 +1,7 @@
 """The device mesh and the two layouts in use: replicated, and split along the batch."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,3 +55,8 @@ def create(devices: list[jax.Device] | None = None) -> Layout:
         replicated=NamedSharding(mesh, PartitionSpec()),
         batch=NamedSharding(mesh, PartitionSpec("data")),
     )
+
+
+def has_accelerator() -> bool:
+    """Is there a device file of a GPU or a TPU? JAX would tell too, and take the device for it."""
+    return any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "kfd", "accel*", "vfio/*"))

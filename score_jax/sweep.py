@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import overrides, sweep_table, workdir
+from score_jax import mesh, overrides, sweep_table, workdir
 from score_jax.data import sources
 from score_jax.overrides import Setting
 from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
@@ -31,6 +31,7 @@ SINGLE_THREADED = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "OMP_NUM_THREADS": "1",
 }
+EXAMPLES = 100  # Test images that AutoAttack sees, unless more are asked for.
 POLL = 0.2
 MOST_JOBS = 4  # Each takes a gigabyte of memory.
 PATIENCE = 120.0  # Seconds that a setting has to save when it is asked to stop.
@@ -113,9 +114,10 @@ class Sweep:
 
 
 def default_jobs() -> int:
-    """One a core, up to `MOST_JOBS`, where JAX is told to use nothing else; 1 elsewhere: the
-    processes would fight for the accelerator."""
-    is_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    """One a core, up to `MOST_JOBS`, where there is nothing else to compute on, or JAX is told not
+    to; 1 elsewhere: the processes would fight for the accelerator."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    is_cpu = platforms == "cpu" if platforms else not mesh.has_accelerator()
     return min(len(os.sched_getaffinity(0)), MOST_JOBS) if is_cpu else 1
 
 

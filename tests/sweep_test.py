@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from score_jax import config as config_module
-from score_jax import evaluate, export, official_autoattack, prepare, sweep, train
+from score_jax import evaluate, export, mesh, official_autoattack, prepare, sweep, train
 from score_jax.data import sources
 from score_jax.sweep import Sweep
 from score_jax.types import UserError
@@ -265,9 +265,19 @@ def test_a_sweep_needs_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("platforms", "cores", "jobs"), [("cpu", 2, 2), ("cpu", 64, 4), ("", 64, 1), ("cuda,cpu", 8, 1)]
+    ("platforms", "accelerator", "cores", "jobs"),
+    [
+        ("cpu", True, 2, 2),
+        ("cpu", False, 64, 4),
+        ("", False, 2, 2),
+        ("", True, 64, 1),
+        ("cuda,cpu", False, 8, 1),
+    ],
 )
-def test_cores_are_shared_where_there_is_nothing_else(monkeypatch, platforms, cores, jobs):
+def test_cores_are_shared_where_there_is_nothing_else(
+    monkeypatch, platforms, accelerator, cores, jobs
+):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(mesh, "has_accelerator", lambda: accelerator)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     assert sweep.default_jobs() == jobs
