@@ -77,12 +77,9 @@ def maximize(
     attack_keys, dropout_key, clean_key, attacked_key = _keys(key)
     clean_logits = clean_gradient = None
     if objective.needs_gradient:
-
-        def clean_loss(x):
-            logits, _ = logits_fn(x, batch_stats, 0, clean_key)
-            return divergences.label_cross_entropy(logits, batch.labels).sum(), logits
-
-        clean_gradient, clean_logits = jax.grad(clean_loss, has_aux=True)(batch.images)
+        clean_gradient, (clean_logits, _) = _input_gradient(
+            lambda x: logits_fn(x, batch_stats, 0, clean_key), batch.images, batch.labels
+        )
     elif objective.needs_clean_logits:
         clean_logits, _ = logits_fn(batch.images, batch_stats, 0, clean_key)
     clean_logits, clean_gradient = jax.lax.stop_gradient((clean_logits, clean_gradient))

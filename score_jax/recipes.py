@@ -187,7 +187,7 @@ def _update_order(config: ConfigDict, objective, statistics) -> tuple[str, ...]:
             f"config.batchnorm.update_order={order} names the attack, and objective "
             f"{config.objective.name!r} has none"
         )
-    if "attack" in order and statistics is not models.NormalizeBy.BATCH:
+    if set(order) & set(FIRST_UPDATES) and statistics is not models.NormalizeBy.BATCH:
         raise UserError(
             "config.batchnorm.update_order names the attack, whose passes record only with "
             "config.attack.statistics=batch"

@@ -237,6 +237,10 @@ def test_dropout_in_the_attack_is_asked_for(active):
             "only with config.attack.statistics=batch",
         ),
         (
+            ["batchnorm.update_order=('attacked','clean')", "attack.statistics=running"],
+            "only with config.attack.statistics=batch",
+        ),
+        (
             ["batchnorm.debias=true", "batchnorm.first_step_momentum=1.0"],
             "exclude each other",
         ),
