@@ -122,7 +122,7 @@ def steps_per_epoch(config: ConfigDict, train_size: int) -> int:
 
 def loaded_images(config: ConfigDict) -> int:
     """Images that a step reads: the batch, or its share before CutMix multiplies it."""
-    return config.data.batch_size // max(1, config.data.cutmix)
+    return config_rules.loaded_batch_size(config.data.batch_size, config.data.cutmix)
 
 
 def num_train_steps(config: ConfigDict, train_size: int) -> int:

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from score_jax import config_rules
 from score_jax.data import sampling
 from score_jax.types import UserError
 
@@ -37,18 +38,18 @@ def test_counts_are_those_of_score(batch_size, fraction, expected):
     "batch_size, cutmix, expected", [(512, 0, 512), (512, 1, 512), (512, 4, 128), (96, 3, 32)]
 )
 def test_with_cutmix_a_step_loads_a_part_of_its_batch(batch_size, cutmix, expected):
-    assert sampling.loaded_batch_size(batch_size, cutmix) == expected
+    assert config_rules.loaded_batch_size(batch_size, cutmix) == expected
 
 
 def test_epochs_with_cutmix_count_loaded_images():
     # SCORE's code: --batch-size 128 with 4 versions has 391 steps an epoch.
-    assert -(-50000 // sampling.loaded_batch_size(512, 4)) == 391
+    assert -(-50000 // config_rules.loaded_batch_size(512, 4)) == 391
 
 
-@pytest.mark.parametrize("cutmix, part", [(3, "data.cutmix=3 versions"), (-1, "data.cutmix=-1 is")])
+@pytest.mark.parametrize("cutmix, part", [(3, "data.cutmix=3 versions, "), (-1, "data.cutmix=-1 is")])
 def test_impossible_versions_are_refused(cutmix, part):
     with pytest.raises(UserError, match=part):
-        sampling.loaded_batch_size(512, cutmix)
+        config_rules.loaded_batch_size(512, cutmix)
 
 
 def test_a_pass_gives_each_image_once():

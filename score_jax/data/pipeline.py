@@ -9,7 +9,7 @@ import grain
 import jax
 import numpy as np
 
-from score_jax.config import steps_per_epoch
+from score_jax.config import loaded_images, steps_per_epoch
 from score_jax.data import sampling, sources
 from score_jax.data.sources import DATASETS, Images
 from score_jax.types import UserError, lookup
@@ -54,7 +54,7 @@ def open_training_data(config: Any) -> TrainingData:
             f"data.name={data.name} is a generated set; train on data.name={spec.extends} with "
             f"data.generated={data.name}"
         )
-    loaded = sampling.loaded_batch_size(data.batch_size, data.get("cutmix", 0))
+    loaded = loaded_images(config)
     labelled = sources.train_split(data.name, data.dir)
     generated, per_batch = None, 0
     if data.generated:
@@ -75,7 +75,7 @@ def open_training_data(config: Any) -> TrainingData:
         epoch_steps=steps_per_epoch(config, train_size),
         generated_size=len(generated) if generated is not None else 0,
         generated_per_batch=per_batch,
-        labelled_repeats=data.get("repeats", 1),
+        labelled_repeats=data.repeats,
     )
     return TrainingData(labelled, generated, sampler)
 

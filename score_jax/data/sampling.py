@@ -21,29 +21,6 @@ def counts(batch_size: int, generated_fraction: float) -> tuple[int, int]:
     return batch_size - generated, generated
 
 
-def loaded_batch_size(batch_size: int, cutmix: int) -> int:
-    """Images that a step loads: the batch, or, with CutMix, one of its `cutmix` equal versions.
-
-    Epochs count loaded images: SCORE's code at 128 loaded images trains on batches of 4 * 128
-    and takes 391 steps for 50,000 images.
-
-    Args:
-      batch_size: images that a step trains on.
-      cutmix: CutMix versions of each loaded image; 0: no CutMix.
-
-    Raises:
-      UserError: a negative number of versions, or versions that do not divide the batch.
-    """
-    if cutmix < 0:
-        raise UserError(f"data.cutmix={cutmix} is negative; give 0 (off) or more")
-    if batch_size % max(1, cutmix):
-        raise UserError(
-            f"data.batch_size={batch_size} does not divide by data.cutmix={cutmix} versions; "
-            "give a multiple"
-        )
-    return batch_size // max(1, cutmix)
-
-
 @dataclass(frozen=True, eq=False)
 class Selection:
     """The images of one batch.
