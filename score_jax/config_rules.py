@@ -124,7 +124,7 @@ def loaded_batch_size(batch_size: int, cutmix: int) -> int:
         raise UserError(f"config.data.cutmix={cutmix} is negative; give 0 (off) or more")
     if batch_size % max(1, cutmix):
         raise UserError(
-            f"config.data.batch_size={batch_size} does not divide by config.data.cutmix={cutmix} "
+            f"config.data.batch_size={batch_size} does not divide by data.cutmix={cutmix} "
             "versions, all of which it counts; give a multiple"
         )
     return batch_size // max(1, cutmix)
