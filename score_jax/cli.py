@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from score_jax.analysis.jobs import ANALYZE
-from score_jax.command_line import Call, Job, UsageError, describe, overview, parse, suggest
+from score_jax.command_line import JUDGED, Call, Job, UsageError, describe, overview, parse, suggest
 from score_jax.command_line_run import artifact_of, radius_of, workdir_of
+from score_jax.official_autoattack_job import AUTOATTACK
+from score_jax.prepare_job import DATA
 
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
@@ -180,28 +182,6 @@ def _export(call: Call) -> Any:
     return export.export(folder, checkpoint=call.checkpoint, weights=call.weights)
 
 
-def _autoattack(call: Call) -> Any:
-    artifact = artifact_of(call)
-    eps = radius_of(call, artifact, call.norm)
-    from score_jax import official_autoattack
-
-    result = official_autoattack.run(
-        artifact,
-        data_dir=call.data_dir,
-        num_examples=call.num_examples,
-        batch_size=call.batch_size,
-        eps=eps,
-        norm=call.norm or None,
-        attacks=tuple(call.attacks),
-        version=call.version,
-        seed=call.seed,
-        name=call.name or "autoattack",
-        backend=call.backend,
-    )
-    # The lines of the attack are told as it goes; the whole result is in its file.
-    return {name: result[name] for name in ("clean_accuracy", "robust_accuracy", "num_examples")}
-
-
 def _report(call: Call) -> Any:
     if call.table:
         from score_jax import report_table
@@ -213,27 +193,6 @@ def _report(call: Call) -> Any:
     return report.report(folder, beside=tuple(call.beside), data_dir=call.data_dir)
 
 
-def _data(call: Call) -> Any:
-    known = {"prepare": 2, "list": 1, "info": 2}
-    action = call.words[0] if call.words else ""
-    if action not in known:
-        raise UsageError(f"data needs an action, not {action!r}; {suggest(action, known)}")
-    words = call.words[1:]
-    if len(words) != known[action] - 1:
-        form = f"score-jax data {action}" + (" NAME" if known[action] == 2 else "")
-        raise UsageError(f"write {form}, such as: score-jax data prepare cifar10")
-    if call.source and action != "prepare":
-        raise UsageError(f"--source is for `data prepare`, not `data {action}`")
-    from score_jax import prepare
-
-    if action == "list":
-        return prepare.list_datasets(call.data_dir)
-    if action == "info":
-        return prepare.info(words[0], call.data_dir)
-    return prepare.prepare(words[0], sources=tuple(call.source), data_dir=call.data_dir)
-
-
-JUDGED = ("workdir", "artifact", "data_dir", "num_examples", "batch_size", "eps", "seed", "name")
 JOBS = {
     "train": Job(
         "Train a classifier, or go on with a run that stopped (the same command again).",
@@ -254,12 +213,7 @@ JOBS = {
         ("workdir", "checkpoint", "weights"),
         _export,
     ),
-    "autoattack": Job(
-        "Have the official PyTorch AutoAttack judge an exported model.",
-        "score-jax autoattack --workdir=runs/score --num_examples=1000",
-        (*JUDGED, "norm", "version", "attacks", "backend"),
-        _autoattack,
-    ),
+    "autoattack": AUTOATTACK,
     "analyze": ANALYZE,
     "report": Job(
         "Write WORKDIR/report.html and plots of a run, or print a published table beside runs.",
@@ -280,11 +234,5 @@ JOBS = {
         _list,
         takes_words=True,
     ),
-    "data": Job(
-        "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",
-        "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
-        ("source", "data_dir"),
-        _data,
-        takes_words=True,
-    ),
+    "data": DATA,
 }

@@ -73,9 +73,12 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "table": ("string", "", "Published table to print, beside the runs below WORKDIR."),
     "jobs": ("count", 0, "Settings that run at a time; 0: 1, or up to 4 on a CPU alone."),
     "beside": ("list", [], "Other runs to show beside this one, comma separated."),
-    "source": ("multi", [], "File, folder or address to prepare from; may be repeated."),
+    "source": ("multi", [], "File or folder to prepare from; may be repeated."),
     "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),
 }
+
+# What every job that judges an exported model on the test split takes.
+JUDGED = ("workdir", "artifact", "data_dir", "num_examples", "batch_size", "eps", "seed", "name")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
