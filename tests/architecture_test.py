@@ -14,7 +14,7 @@ MAX_LINES = 300
 FLOORS = {
     0: "__init__ types",
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
-    "config_rules overrides writers workdir command_line stopping timing",
+    "config_rules overrides writers workdir command_line restricted_pickle stopping timing",
     2: "models attacks objectives data",
     3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact",
@@ -60,7 +60,7 @@ CONFINED = {
     "rich": "cli __main__ writers",
     "matplotlib": "report",
     "tensorboardX": "writers",
-    "pickle": "data.official_pickle",
+    "pickle": "restricted_pickle",
     "tensorflow": "",
     "clu": "",
     "dill": "",
@@ -269,7 +269,7 @@ def test_each_rule_bites(tmp_path, rule, path, text, message):
         "score_jax/data/__init__.py": "",
         "score_jax/data/a.py": "from score_jax.data import sources",
         "score_jax/data/sources.py": "import grain\nfrom score_jax import mesh",
-        "score_jax/data/official_pickle.py": "import pickle",
+        "score_jax/restricted_pickle.py": "import pickle",
         "score_jax/train.py": "from score_jax.data import sources",
         "score_jax/evaluate.py": "from score_jax.data.sources import test_split",
         "score_jax/interop.py": "import torch\ntorch.load('x', weights_only=True)",

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from score_jax import restricted_pickle
 from score_jax.data import official_pickle
 from score_jax.types import UserError
 from tests import official_files as official
@@ -82,7 +83,7 @@ def test_a_long_string_that_is_not_there_is_refused():
     refusal(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.")
 
 
-@pytest.mark.parametrize("dtype", [b"f4", b"O", b"i8"])
+@pytest.mark.parametrize("dtype", [b"f4", b"c8", b"i8"])
 def test_other_types_than_uint8_are_refused(dtype):
     array = official.python2_array(np.zeros((2, 3), dtype.decode()), dtype)
     content = official.python2_batch("b", IMAGES, [1, 2], array=array)
@@ -97,7 +98,7 @@ def test_other_types_than_uint8_are_refused(dtype):
 )
 def test_a_file_cannot_alter_the_reader(target, state):
     refusal(b"\x80\x02" + target + state + b"b.")
-    for value in official_pickle.KNOWN_NAMES.values():
+    for value in restricted_pickle.KNOWN_NAMES.values():
         assert not hasattr(value, "stain") and value.__doc__ != 1
 
 
@@ -113,3 +114,14 @@ def test_every_truncation_is_refused():
     content = official.python2_batch("b", IMAGES, [3, 7])
     for end in range(0, len(content), 97):
         refusal(content[:end])
+
+
+def test_images_of_objects_are_refused():
+    refusal(pickle.dumps({b"data": np.empty(2, object), b"labels": [1, 2]}, 4))
+    array = official.python2_array(np.zeros((2, 3), "O"), b"O")
+    assert "not of its type" in refusal(official.python2_batch("b", IMAGES, [1, 2], array=array))
+
+
+def test_labels_of_fractions_are_refused():
+    content = pickle.dumps({"data": official.planes(IMAGES), "labels": np.ones(2, np.float32)}, 4)
+    assert "not integers" in refusal(content)

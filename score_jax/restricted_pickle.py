@@ -1,0 +1,135 @@
+"""Reads pickles of plain data without running anything that they name.
+
+Python's unpickler calls whatever a file asks for. Here the names that NumPy arrays and Haiku's
+mappings need are bound to small stand-ins of our own, every other name is refused, and the opcodes
+are checked before the first of them runs, so that a forged file ends in an error and not in code
+or in memory that it asked for.
+"""
+
+import io
+import pickle
+import pickletools
+from typing import Any
+
+import numpy as np
+
+# What writing dicts, lists, integers, strings and arrays needs; nothing that makes instances.
+ALLOWED_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 "
+    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "EMPTY_LIST APPEND APPENDS LIST EMPTY_DICT SETITEM SETITEMS DICT "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
+    "GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+)
+DTYPES = ("u1", "i4", "i8", "f2", "f4", "f8")
+
+
+class Array:
+    """What `numpy._reconstruct` makes: filled by `__setstate__`, then read as `values`."""
+
+    __slots__ = ("values",)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, column_major, content = state
+        if not isinstance(dtype, _Dtype) or not isinstance(content, dtype.content):
+            raise ValueError("an array whose content is not of its type")
+        if dtype.content is list:
+            values = np.empty(len(content), object)
+            values[:] = content
+        else:
+            values = np.frombuffer(content, dtype.type)
+        self.values = values.reshape(shape, order="F" if column_major else "C")
+
+
+class _Dtype:
+    """What `numpy.dtype` makes: the numbers of DTYPES, and objects of the kinds read here."""
+
+    __slots__ = ("content", "type")
+
+    def __init__(self, name: Any, align: Any = 0, copy: Any = 0):
+        name = name.decode("latin1") if isinstance(name, bytes) else name
+        if name not in (*DTYPES, "O", "O8"):
+            raise ValueError(f"values of type {name!r} where numbers were expected")
+        self.type = f"<{name}"
+        self.content = list if name.startswith("O") else bytes
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in (">", b">"):
+            raise ValueError("values with their highest byte first")
+
+
+class _Reconstruct:
+    """`numpy._reconstruct`; an instance without a `__dict__`, so that no file can alter it."""
+
+    __slots__ = ()
+
+    def __call__(self, kind: Any, shape: Any, typecode: Any) -> Array:
+        if kind != NDARRAY or shape != (0,):
+            raise ValueError("an array that is not made in NumPy's way")
+        return Array()
+
+
+class _Encode:
+    """`_codecs.encode`, as Python 3 writes bytes into old pickles: only from latin1."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+        return text.encode("latin1")
+
+
+class _Mapping:
+    """Haiku's immutable mappings, as the plain dict that they are written from."""
+
+    __slots__ = ()
+
+    def __call__(self, values: Any) -> dict:
+        if not isinstance(values, dict):
+            raise ValueError("a mapping that is not made from a dict")
+        return values
+
+
+NDARRAY = "numpy.ndarray"  # Mentioned as an argument, never called.
+KNOWN_NAMES = {
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
+    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
+    ("_codecs", "encode"): _Encode(),
+    ("haiku._src.data_structures", "FlatMapping"): _Mapping(),
+    ("haiku._src.data_structures", "FlatMap"): _Mapping(),
+    ("haiku._src.data_structures", "frozendict"): _Mapping(),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN_NAMES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return KNOWN_NAMES[module, name]
+
+
+def _check_opcodes(content: bytes) -> None:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if opcode.name not in ALLOWED_OPCODES:
+            raise pickle.UnpicklingError(f"it holds the instruction {opcode.name}")
+        # The unpickler's memo is as long as the largest index, whatever the file holds.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise pickle.UnpicklingError(f"it numbers a value {argument}")
+
+
+def loads(content: bytes, encoding: str = "ASCII") -> Any:
+    """What a pickle of dicts, lists, tuples, strings, integers and arrays holds.
+
+    Arrays come as `Array`; read their `values`.
+
+    Args:
+      encoding: of the 8-bit strings of Python 2; 'bytes' leaves them as they are.
+
+    Raises:
+      Exception: of almost any type on damaged or forged input; MemoryError and RecursionError too.
+    """
+    _check_opcodes(content)
+    return _Unpickler(io.BytesIO(content), encoding=encoding).load()
