@@ -5,6 +5,7 @@ Only this file splits and merges NNX modules; the rest of the project sees `Clas
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ class Classifier:
       batchnorm_momentum: the network's own value; 0.0 where there is no BatchNorm.
       image_shape: (h, w, c).
       dropout: the largest rate in the network; at 0.0 a dropout_key changes nothing.
+      activations: (params, batch_stats, images) -> what each module puts out, by its path, such as
+        'layer_0/block_1/conv_0', in the order of the computation (jit sorts a dict's keys); by
+        running statistics, without dropout.
     """
 
     init: Callable[[Key], tuple[Params, BatchStats]]
@@ -47,6 +51,7 @@ class Classifier:
     batchnorm_momentum: float
     image_shape: tuple[int, int, int]
     dropout: float = 0.0
+    activations: Callable[[Params, BatchStats, Array], dict[str, Array]] | None = None
 
 
 def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.State:
@@ -69,6 +74,22 @@ def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.Stat
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
+@functools.cache
+def _recording(kind: type[nnx.Module]) -> type[nnx.Module]:
+    """The same kind of module, which also hands what it puts out to its `record`.
+
+    Not `nnx.capture`, which gives every nnx.Dict another entry and keeps no order.
+    """
+
+    class Recording(kind):
+        def __call__(self, *inputs):
+            out = super().__call__(*inputs)
+            self.record(out)
+            return out
+
+    return Recording
+
+
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier:
     """Wraps a builder of NNX modules whose `__call__` takes (images, layers.Mode)."""
     template = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
@@ -89,21 +110,33 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
         _, params, batch_stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
-    def apply(
-        params, batch_stats, images, *, normalize_by, momentum=None, dropout_key=None
-    ):  # fmt: skip
-        by_batch = NormalizeBy(normalize_by) is NormalizeBy.BATCH
+    def merge(params, batch_stats):
         # A private copy: a forward pass may not write into the caller's state.
-        module = nnx.merge(
+        return nnx.merge(
             graphdef,
             _fill(param_state, params, "params"),
             _fill(stat_state, batch_stats, "batch_stats"),
             copy=True,
         )
+
+    def apply(
+        params, batch_stats, images, *, normalize_by, momentum=None, dropout_key=None
+    ):  # fmt: skip
+        by_batch = NormalizeBy(normalize_by) is NormalizeBy.BATCH
+        module = merge(params, batch_stats)
         logits = module(images, layers.Mode(by_batch, momentum, dropout_key))
         if not by_batch:
             return logits, batch_stats
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def activations(params, batch_stats, images):
+        module, seen = merge(params, batch_stats), {}
+        for path, part in nnx.iter_modules(module):
+            if path and callable(part):
+                part.__class__ = _recording(type(part))
+                part.record = functools.partial(seen.__setitem__, "/".join(map(str, path)))
+        module(images, layers.Mode(by_batch=False))
+        return seen
 
     return Classifier(
         init=init,
@@ -112,4 +145,5 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], image_shape) -> Classifier
         batchnorm_momentum=template.batchnorm_momentum,
         image_shape=tuple(image_shape),
         dropout=max(rates, default=0.0),
+        activations=activations,
     )
