@@ -15,6 +15,7 @@ from typing import Any
 from score_jax.analysis.jobs import ANALYZE
 from score_jax.command_line import JUDGED, Call, Job, UsageError, describe, overview, parse, suggest
 from score_jax.command_line_run import artifact_of, radius_of, workdir_of
+from score_jax.compare_job import COMPARE
 from score_jax.official_autoattack_job import AUTOATTACK
 from score_jax.prepare_job import DATA
 
@@ -214,6 +215,7 @@ JOBS = {
         _export,
     ),
     "autoattack": AUTOATTACK,
+    "compare": COMPARE,
     "analyze": ANALYZE,
     "report": Job(
         "Write WORKDIR/report.html and plots of a run, or print a published table beside runs.",

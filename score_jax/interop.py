@@ -73,6 +73,18 @@ def _ordered(model_name: str, params: Params, batch_stats: BatchStats) -> Iterat
         yield name, kind, path, leaf
 
 
+def module_names(model_name: str, params: Params, batch_stats: BatchStats) -> dict[str, str]:
+    """Our module paths and their stored names, in the stored order.
+
+    Raises:
+      UserError: the model has no PyTorch form.
+    """
+    return {
+        path.rpartition("/")[0]: name.rpartition(".")[0]
+        for name, _, path, _ in _ordered(model_name, params, batch_stats)
+    }
+
+
 def _to_torch_layout(values: np.ndarray) -> np.ndarray:
     """HWIO to OIHW, [in, out] to [out, in]; vectors as they are.
 

@@ -39,6 +39,7 @@ NEIGHBOURS = {
     "export": {"interop"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
+    "compare": {"interop", "official_autoattack", "report", "torch_models"},
     "report": {"export"},
     "sweep": {"evaluate", "export", "official_autoattack", "prepare", "report", "train"},
     "__main__": {"cli"},
@@ -58,7 +59,7 @@ CONFINED = {
     "absl.flags": "cli command_line __main__",
     "absl.app": "",
     "rich": "cli __main__ writers",
-    "matplotlib": "report",
+    "matplotlib": "report compare",
     "tensorboardX": "writers",
     "pickle": "restricted_pickle",
     "tensorflow": "",
@@ -71,7 +72,7 @@ CONFINED = {
     "robustbench": "",
 }
 # Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
-TEST_SPLIT = "data evaluate official_autoattack report prepare analysis"
+TEST_SPLIT = "data evaluate official_autoattack compare report prepare analysis"
 RECIPES_MAY = {"ml_collections", "configs.common"}
 COMMON_MAY = {"ml_collections", "configs.published", "score_jax.config", "score_jax.overrides"}
 
