@@ -20,6 +20,7 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "pyyaml",
         "rich",
         "safetensors",
         "tensorflow-datasets",

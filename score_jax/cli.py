@@ -18,6 +18,7 @@ from score_jax.command_line_run import artifact_of, radius_of, workdir_of
 from score_jax.compare_job import COMPARE
 from score_jax.official_autoattack_job import AUTOATTACK
 from score_jax.prepare_job import DATA
+from score_jax.submit_job import SUBMIT
 
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
@@ -216,6 +217,7 @@ JOBS = {
     ),
     "autoattack": AUTOATTACK,
     "compare": COMPARE,
+    "submit": SUBMIT,
     "analyze": ANALYZE,
     "report": Job(
         "Write WORKDIR/report.html and plots of a run, or print a published table beside runs.",

@@ -78,6 +78,17 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "jobs": ("count", 0, "Settings that run at a time; 0: 1, or up to 4 on a CPU alone."),
     "beside": ("list", [], "Other runs to show beside this one, comma separated."),
     "source": ("multi", [], "File or folder to prepare from; may be repeated."),
+    "paper": ("string", "", "Address of the paper."),
+    "title": ("string", "", "Title of the paper."),
+    "authors": ("string", "", "Authors of the paper, comma separated."),
+    "venue": ("string", "", "Where it appeared, such as 'arXiv, Nov 2026'."),
+    "year": ("string", "", "Year in the model's name; '': the one of the venue."),
+    "license": ("string", "mit", "Licence of the weights, as the Hugging Face Hub names it."),
+    "footnote": ("string", "", "Remark of the leaderboard; '': what the config tells of images."),
+    "additional_data": ("|true|false", "", "Outside images in training; '': see the config."),
+    "hub": ("string", "", "Repository of the Hugging Face Hub, user/repo."),
+    "draft": ("boolean", False, "Write it although something is missing, marked as a draft."),
+    "hub_only": ("boolean", False, "For the Hugging Face Hub alone: any dataset and radius."),
     "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),
 }
 

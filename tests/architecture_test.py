@@ -41,6 +41,7 @@ NEIGHBOURS = {
     "evaluate": {"export"},
     "compare": {"interop", "official_autoattack", "report", "torch_models"},
     "report": {"export"},
+    "submit": {"interop", "torch_models"},
     "sweep": {"evaluate", "export", "official_autoattack", "prepare", "report", "train"},
     "__main__": {"cli"},
 }
@@ -53,7 +54,7 @@ CONFINED = {
     "array_record": "data prepare",
     "sklearn": "data",
     "torch": "torch_bridge torch_models official_autoattack autoattack_adapter compare interop "
-    "export",
+    "export submit",
     "pyautoattack": "autoattack_adapter",
     "autoattack": "autoattack_adapter",
     "absl.flags": "cli command_line __main__",
