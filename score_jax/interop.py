@@ -6,14 +6,21 @@ Only values move: no code of a stored file is run.
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from score_jax.interop_names import NAMES
+from score_jax.interop_names import ALIASES, NAMES, UNUSED
+from score_jax.interop_read import COUNTER, as_floats, read_state_dict
+from score_jax.interop_wrappings import split_constants, strip_prefixes
 from score_jax.types import BatchStats, Params, UserError
+
+__all__ = [
+    "Match", "from_state_dict", "match", "module_names", "read_state_dict", "rules",
+    "to_state_dict", "to_trees",
+]  # fmt: skip
 
 _LEAVES = {
     "kernel": "weight",
@@ -22,25 +29,23 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-_COUNTER = "num_batches_tracked"
-# Input constants, which some versions of the public classes store and ours keep in the spec.
-_INPUT_CONSTANTS = ("mean", "std", "mu", "sigma")
 
 
-def _rules(model_name: str) -> tuple[tuple[str, str], ...]:
-    for pattern, rules in NAMES.items():
+def rules(model_name: str) -> tuple[tuple[str, str], ...]:
+    """The lines of `interop_names.NAMES` for a model."""
+    for pattern, lines in NAMES.items():
         if re.fullmatch(pattern, model_name):
-            return rules
+            return lines
     known = ", ".join(pattern.replace(r"\d+", "N") for pattern in NAMES)
     raise UserError(f"no PyTorch names for model {model_name!r}; known: {known}.")
 
 
 def _torch_module(model_name: str, path: str) -> tuple[int, int, int, str]:
     """The stored name of one of our modules, behind its place in the stored order."""
-    rules = _rules(model_name)
+    lines = rules(model_name)
     # The stem, the blocks in order, the rest.
-    num_stem = next((place for place, (ours, _) in enumerate(rules) if "{g}" in ours), 0)
-    for place, (ours, theirs) in enumerate(rules):
+    num_stem = next((place for place, (ours, _) in enumerate(lines) if "{g}" in ours), 0)
+    for place, (ours, theirs) in enumerate(lines):
         pattern = ours.replace("{g}", r"(?P<g>\d+)").replace("{i}", r"(?P<i>\d+)")
         if match := re.fullmatch(pattern, path):
             found = {name: int(value) for name, value in match.groupdict().items()}
@@ -112,17 +117,78 @@ def to_state_dict(
         values = np.array(_to_torch_layout(np.asarray(leaf, np.float32)), order="C")
         state[name] = torch.from_numpy(values)
         if path.endswith("/var"):
-            state[f"{name.removesuffix('running_var')}{_COUNTER}"] = torch.tensor(0)
+            state[f"{name.removesuffix('running_var')}{COUNTER}"] = torch.tensor(0)
     return state
 
 
-def _strip_wrappers(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the `module.` of DataParallel and the `0.` of a Sequential around the network."""
-    state = dict(state_dict)
-    for prefix in ("module.", "0."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """How the entries of a file fit a model.
+
+    Attributes:
+      found: our kind and path, our leaf and the stored entry, by the model's stored names.
+      renamed: other spellings in the file, by the model's stored names.
+      unused: entries of modules that the public classes never call.
+      missing, unexpected, reshaped: what does not fit.
+    """
+
+    found: dict[str, tuple[str, str, Any, torch.Tensor]]
+    renamed: dict[str, str]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def problems(self) -> str:
+        """What does not fit, counted and the first three by name; '' where all does."""
+        return "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            for kind, names in (
+                ("missing", self.missing),
+                ("unexpected", self.unexpected),
+                ("of another shape", self.reshaped),
+            )
+            if names
+        )
+
+
+def match(
+    model_name: str, state: Mapping[str, torch.Tensor], template: tuple[Params, BatchStats]
+) -> Match:
+    """Compares names and shapes, without reading a value.
+
+    Args:
+      state: entries without wrappers, counters and input constants, as `interop_read.read` gives.
+      template: trees of anything with a shape, such as `jax.eval_shape(classifier.init, key)`.
+    """
+    expected = {name: entry for name, *entry in _ordered(model_name, *template)}
+    renamed = {}
+    for name in state.keys() - expected.keys():
+        for there, here in ALIASES:
+            ours = name.replace(there, here)
+            if ours in expected and ours not in state:
+                renamed[ours] = name
+    found, missing, reshaped = {}, [], []
+    for name, (kind, path, leaf) in expected.items():
+        stored = renamed.get(name, name)
+        if stored not in state:
+            missing.append(name)
+            continue
+        shape = tuple(_to_torch_layout(np.empty(leaf.shape, bool)).shape)
+        if tuple(state[stored].shape) != shape:
+            there = tuple(state[stored].shape)
+            reshaped.append(f"{stored} is {there}, the model has {shape}")
+        found[name] = kind, path, leaf, state[stored]
+    extra = [name for name in state if name not in {*expected, *renamed.values()}]
+    return Match(
+        found=found,
+        renamed=renamed,
+        unused=tuple(name for name in extra if name.startswith(UNUSED)),
+        missing=tuple(missing),
+        unexpected=tuple(name for name in extra if not name.startswith(UNUSED)),
+        reshaped=tuple(reshaped),
+    )
 
 
 def from_state_dict(
@@ -132,8 +198,8 @@ def from_state_dict(
 ) -> tuple[Params, BatchStats]:
     """The inverse of `to_state_dict`: nested dicts of numpy f32 arrays.
 
-    Wrapper prefixes (`module.`, `module.0.`), BatchNorm counters and stored input constants are
-    accepted and dropped.
+    Wrapper prefixes (`module.`, `module.0.`), BatchNorm's counters and stored input constants are
+    accepted and dropped; whoever must not lose the constants reads with `interop_read.read`.
 
     Args:
       template: trees of anything with a shape, such as `jax.eval_shape(classifier.init, key)`.
@@ -141,63 +207,24 @@ def from_state_dict(
     Raises:
       UserError: missing, unexpected or differently shaped entries, the first few by name.
     """
-    state = {
-        name: value
-        for name, value in _strip_wrappers(state_dict).items()
-        if not name.endswith(_COUNTER) and name not in _INPUT_CONSTANTS
-    }
+    state = {name: value for name, value in state_dict.items() if not name.endswith(COUNTER)}
+    state, _ = strip_prefixes(split_constants(state)[0])
+    return to_trees(model_name, match(model_name, state, template))
+
+
+def to_trees(model_name: str, matched: Match) -> tuple[Params, BatchStats]:
+    """The parameters and statistics of a match, as nested dicts of numpy f32 arrays.
+
+    Raises:
+      UserError: the match is not complete.
+    """
+    if matched.problems:
+        raise UserError(f"the state_dict does not fit {model_name!r}: {matched.problems}.")
     trees: dict[str, dict] = {"params": {}, "batch_stats": {}}
-    missing, reshaped = [], []
-    for name, kind, path, leaf in _ordered(model_name, *template):
-        if name not in state:
-            missing.append(name)
-            continue
-        values = state.pop(name).detach().cpu().to(torch.float32).numpy()
-        ours = _from_torch_layout(values) if values.ndim == len(leaf.shape) else values
-        if ours.shape != tuple(leaf.shape):
-            expected = tuple(_to_torch_layout(np.empty(leaf.shape, bool)).shape)
-            reshaped.append(f"{name} is {tuple(values.shape)}, the model has {expected}")
-            continue
+    for kind, path, _, value in matched.found.values():
         *parents, last = path.split("/")
         tree = trees[kind]
         for parent in parents:
             tree = tree.setdefault(parent, {})
-        tree[last] = np.ascontiguousarray(ours)
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", list(state)),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(f"the state_dict does not fit {model_name!r}: {'; '.join(problems)}.")
+        tree[last] = np.ascontiguousarray(_from_torch_layout(as_floats(value)))
     return trees["params"], trees["batch_stats"]
-
-
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a local `.pt` file, unpacked from the field's usual wrappings.
-
-    Takes `model_state_dict` (the SCORE code's averaged weights) or `state_dict` where the file has
-    one. Read with `weights_only=True`: a file that would run code is refused.
-
-    Raises:
-      UserError: no such file, not a file of plain tensors, or no state_dict in it.
-    """
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a .pt file of weights.") from None
-    except Exception as error:  # Damaged and unsafe files end in many exception types.
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else repr(error)
-        raise UserError(f"{path} is not a file of plain weights ({reason}).") from None
-    for wrapping in ("model_state_dict", "state_dict"):
-        if isinstance(loaded, Mapping) and wrapping in loaded:
-            loaded = loaded[wrapping]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in loaded.values()
-    ):
-        raise UserError(f"{path} holds no state_dict; save `model.state_dict()` and give that.")
-    return dict(loaded)

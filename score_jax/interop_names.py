@@ -108,3 +108,9 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         ("logits", "logits"),
     ),
 }
+
+# Other spellings of parts of these names: torchvision's for kuangliu's networks, and the reverse.
+ALIASES = (("downsample.", "shortcut."), ("shortcut.", "downsample."), ("fc.", "linear."),
+           ("linear.", "fc."))  # fmt: skip
+# Modules that the public classes define and never call: TRADES' WideResNet.
+UNUSED = ("sub_block1.",)

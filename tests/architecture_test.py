@@ -37,6 +37,7 @@ NEIGHBOURS = {
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "recipe"},
     "export": {"interop"},
+    "interop": {"export", "torch_models"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
     "compare": {"interop", "official_autoattack", "report", "torch_models"},
@@ -73,7 +74,7 @@ CONFINED = {
     "robustbench": "",
 }
 # Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
-TEST_SPLIT = "data evaluate official_autoattack compare report prepare analysis"
+TEST_SPLIT = "data evaluate interop official_autoattack compare report prepare analysis"
 RECIPES_MAY = {"ml_collections", "configs.common"}
 COMMON_MAY = {"ml_collections", "configs.published", "score_jax.config", "score_jax.overrides"}
 
