@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 
 from score_jax import artifact as artifacts
 from score_jax import (
-    interop,
     submit_card,
     submit_claim,
+    submit_folder,
     submit_robustbench,
+    submit_weights,
     submit_zoo,
-    torch_models,
 )
 from score_jax.artifact import SPEC, WEIGHTS, Artifact, sha256
 from score_jax.submit_claim import Claim
@@ -32,10 +33,27 @@ from score_jax.submit_zoo import Network
 from score_jax.types import UserError
 from score_jax.workdir import write_json_atomic
 
-SUMS, DRAFT = "SHA256SUMS", "DRAFT.txt"
+DRAFT = "DRAFT.txt"
 TORCH_WEIGHTS = "pytorch_model.safetensors"
-CHECKED_IMAGES = 64
-LOGIT_TOLERANCE = 1e-4  # Relative to the largest logit where that is above 1.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What both parts of a bundle are written from.
+
+    Attributes:
+      identifier: of the model, 'Pang2022Robustness_WRN-28-10'.
+      adversarial: f32[n, h, w, c] in [0, 1], None where they were not kept.
+      expected: what the handed-out weights must give.
+    """
+
+    artifact: Artifact
+    claim: Claim
+    paper: Paper
+    network: Network
+    identifier: str
+    adversarial: np.ndarray | None
+    expected: submit_weights.Reference
 
 
 def submit(
@@ -77,83 +95,77 @@ def submit(
             "to look at the bundle."
         )
     network = submit_zoo.find(loaded.spec["model"])
-    identifier = f"{paper.identifier}_{network.suffix}"
-    out = Path(out or run / "submit").expanduser().absolute()
-    _check_replaceable(out)
     adversarial = submit_claim.adversarial_images(claim)
+    submission = Submission(
+        artifact=loaded,
+        claim=claim,
+        paper=paper,
+        network=network,
+        identifier=f"{paper.identifier}_{network.suffix}",
+        adversarial=adversarial,
+        expected=submit_weights.reference(loaded, adversarial),
+    )
+    out = Path(out or run / "submit").expanduser().absolute()
+    submit_folder.check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".submit-", suffix=".tmp", dir=out.parent) as scratch:
         new = Path(scratch) / "new"
         if not hub_only:
-            folder = new / "robustbench"
-            folder.mkdir(parents=True)
-            _write_robustbench(folder, loaded, claim, paper, network, identifier, adversarial)
-        _write_hub(new / "huggingface", loaded, claim, paper, network, identifier, adversarial)
+            _write_robustbench(submission, new / "robustbench")
+        _write_hub(submission, new / "huggingface")
         if claim.missing:
             (new / DRAFT).write_text("Missing:\n" + "\n".join(claim.missing) + "\n")
-        _write_sums(new)
-        _replace(out, new, Path(scratch) / "previous")
+        submit_folder.write_sums(new)
+        submit_folder.replace(out, new, Path(scratch) / "previous")
     return [
-        f"{identifier}: clean {claim.clean}%, {claim.result['attack']} {claim.robust}%",
+        f"{submission.identifier}: clean {claim.clean}%, {claim.result['attack']} {claim.robust}%",
         str(out),
-        *_left_to_do(out, claim, paper, network, identifier, hub_only),
+        *_left_to_do(submission, out, hub_only),
     ]
 
 
-def _write_robustbench(
-    folder: Path,
-    artifact: Artifact,
-    claim: Claim,
-    paper: Paper,
-    network: Network,
-    identifier: str,
-    adversarial: np.ndarray | None,
-) -> None:
-    path = folder / f"{identifier}.pt"
-    torch.save(_state_dict(artifact), path)
-    check_weights(artifact, torch.load(path, weights_only=True), adversarial)
-    info = folder / "model_info" / claim.dataset / claim.threat / f"{identifier}.json"
+def _write_robustbench(of: Submission, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    path = folder / f"{of.identifier}.pt"
+    torch.save(submit_weights.state_dict(of.artifact), path)
+    submit_weights.check(of.artifact, torch.load(path, weights_only=True), of.expected)
+    info = folder / "model_info" / of.claim.dataset / of.claim.threat / f"{of.identifier}.json"
     info.parent.mkdir(parents=True)
-    write_json_atomic(info, submit_robustbench.model_info(claim, paper, network))
-    (folder / "issue.md").write_text(submit_robustbench.issue(claim, paper, network, identifier))
+    write_json_atomic(info, submit_robustbench.model_info(of.claim, of.paper, of.network))
+    issue = submit_robustbench.issue(of.claim, of.paper, of.network, of.identifier)
+    (folder / "issue.md").write_text(issue)
     entry = submit_zoo.entry(
-        network, identifier, dataset=claim.dataset, threat=claim.threat, draft=bool(claim.missing)
+        of.network,
+        of.identifier,
+        dataset=of.claim.dataset,
+        threat=of.claim.threat,
+        draft=bool(of.claim.missing),
     )
     (folder / "zoo_entry.py").write_text(entry)
-    if adversarial is not None:
-        images = torch.from_numpy(np.ascontiguousarray(adversarial.transpose(0, 3, 1, 2)))
-        torch.save(images, folder / "adversarial.pt")
-    _copy_log(claim, folder)
+    if of.adversarial is not None:
+        images = np.ascontiguousarray(of.adversarial.transpose(0, 3, 1, 2))
+        torch.save(torch.from_numpy(images), folder / "adversarial.pt")
+    _copy_log(of.claim, folder)
 
 
-def _write_hub(
-    folder: Path,
-    artifact: Artifact,
-    claim: Claim,
-    paper: Paper,
-    network: Network,
-    identifier: str,
-    adversarial: np.ndarray | None,
-) -> None:
+def _write_hub(of: Submission, folder: Path) -> None:
     """A folder that is an artifact, a repository of the Hub, and PyTorch weights at once."""
     folder.mkdir(parents=True)
-    shutil.copyfile(artifact.path / WEIGHTS, folder / WEIGHTS)
-    stored = safetensors.torch.save(_state_dict(artifact), {"format": "pt"})
+    shutil.copyfile(of.artifact.path / WEIGHTS, folder / WEIGHTS)
+    stored = safetensors.torch.save(submit_weights.state_dict(of.artifact), {"format": "pt"})
     (folder / TORCH_WEIGHTS).write_bytes(stored)
-    check_weights(artifact, safetensors.torch.load_file(folder / TORCH_WEIGHTS), adversarial)
-    spec = _public(artifact.spec)
+    state = safetensors.torch.load_file(folder / TORCH_WEIGHTS)
+    submit_weights.check(of.artifact, state, of.expected)
+    spec = _public(of.artifact.spec)
     spec["sha256"] = {file: sha256(folder / file) for file in (WEIGHTS, TORCH_WEIGHTS)}
     write_json_atomic(folder / SPEC, spec)
-    (folder / "config.json").write_text(submit_card.config_json(spec))
+    # The Hub knows a model by this name; `artifact.load` reads the other.
+    write_json_atomic(folder / "config.json", {"model_type": "score-jax", **spec})
     artifacts.load(folder)
-    write_json_atomic(folder / "evaluation.json", claim.result)
-    (folder / "README.md").write_text(submit_card.card(claim, paper, network, identifier, spec))
-    _copy_log(claim, folder)
-
-
-def _state_dict(artifact: Artifact) -> dict[str, torch.Tensor]:
-    name = artifact.spec["model"]["name"]
-    return interop.to_state_dict(name, artifact.params, artifact.batch_stats)
+    shutil.copyfile(of.claim.folder / "result.json", folder / "evaluation.json")
+    card = submit_card.card(of.claim, of.paper, of.network, of.identifier, spec)
+    (folder / "README.md").write_text(card)
+    _copy_log(of.claim, folder)
 
 
 def _public(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,86 +176,15 @@ def _public(spec: Mapping[str, Any]) -> dict[str, Any]:
     return public
 
 
-def check_weights(
-    artifact: Artifact, state: Mapping[str, torch.Tensor], images: np.ndarray | None
-) -> None:
-    """Loads a state_dict strictly into the PyTorch network and compares logits with JAX's.
-
-    Args:
-      images: f32[n, h, w, c] in [0, 1], of which the first are taken; None draws some.
-
-    Raises:
-      UserError: the two are not the same network.
-    """
-    model = dict(artifact.spec["model"])
-    if images is None:
-        shape = (CHECKED_IMAGES, *model["image_shape"])
-        images = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
-    images = np.asarray(images[:CHECKED_IMAGES], np.float32)
-    network = torch_models.create(model.pop("name"), **model)
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"the PyTorch weights do not fit: {str(error).splitlines()[-1]}") from None
-    with torch.no_grad():
-        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    ours = np.asarray(artifacts.logits_fn(artifact)(images))
-    apart, scale = float(np.abs(ours - theirs).max()), max(1.0, float(np.abs(ours).max()))
-    if not apart <= LOGIT_TOLERANCE * scale:
-        raise UserError(
-            f"PyTorch's logits are up to {apart:.2g} from JAX's, more than "
-            f"{LOGIT_TOLERANCE * scale:.2g}; nothing was written."
-        )
-
-
 def _copy_log(claim: Claim, folder: Path) -> None:
     log = claim.folder / "log.txt"
     if log.is_file():
         shutil.copyfile(log, folder / "log.txt")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
-
-
-def _write_sums(folder: Path) -> None:
-    """In the format of `sha256sum --check`."""
-    lines = [f"{sha256(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
-    (folder / SUMS).write_text("".join(lines))
-
-
-def _check_replaceable(out: Path) -> None:
-    """Only a bundle that nobody has changed since it was written may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / SUMS).is_file():
-        raise UserError(f"{out} is not a bundle of this program; give another --out.")
-    lines = (out / SUMS).read_text().splitlines()
-    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for path in _files(out):
-        name = str(path.relative_to(out))
-        if name != SUMS and (name not in written or sha256(path) != written[name]):
-            raise UserError(
-                f"{path} was added or changed since the bundle was written; move it away, or "
-                "give another --out."
-            )
-
-
-def _replace(out: Path, new: Path, previous: Path) -> None:
-    if out.exists():
-        out.rename(previous)
-    try:
-        new.rename(out)
-    except OSError:
-        if previous.exists():
-            previous.rename(out)
-        raise
-
-
-def _left_to_do(
-    out: Path, claim: Claim, paper: Paper, network: Network, identifier: str, hub_only: bool
-) -> Iterator[str]:
+def _left_to_do(of: Submission, out: Path, hub_only: bool) -> Iterator[str]:
     """What this program cannot do for the user, one line each."""
+    claim, paper = of.claim, of.paper
     if claim.missing:
         yield "This is a DRAFT: " + "; ".join(claim.missing)
     for flag in claim.flags:
@@ -258,9 +199,9 @@ def _left_to_do(
     yield f"To do: hf upload {repository} {out / 'robustbench'} robustbench"
     if not paper.hub:
         yield "To do: the address of checkpoint and code in issue.md, or give --hub=user/repo"
-    if not network.included:
-        yield f"RobustBench has no class for {network.architecture}: its entry needs one of yours"
-    yield f"To do: zoo_entry.py needs the gdrive_id of {identifier}.pt"
+    if not of.network.included:
+        yield f"To do: RobustBench has no class for {of.network.architecture}; propose one with it"
+    yield f"To do: zoo_entry.py needs the gdrive_id of {of.identifier}.pt"
     yield f"To do: open an issue with issue.md (licence: {paper.license}) at " + (
         "https://github.com/RobustBench/robustbench/issues/new/choose"
     )

@@ -1,6 +1,5 @@
 """The model card of the Hugging Face Hub: README.md with its metadata."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -235,8 +234,3 @@ def _citation(paper: Paper) -> list[str]:
     }
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
     return ["```bibtex", f"@misc{{{paper.identifier},", *lines, "}", "```"]
-
-
-def config_json(spec: Mapping[str, Any]) -> str:
-    """The text of config.json, the file by which the Hub knows a model."""
-    return json.dumps({"model_type": "score-jax", **spec}, indent=2, allow_nan=False) + "\n"
