@@ -54,7 +54,13 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "seed": ("count", 0, "Seed of the attacks."),
     "eps": ("string", "", "Radius in pixel units, such as 8/255; '': the model's own."),
     "norm": ("|linf|l2|l1", "", "Norm of the ball; '': the model's own, linf without one."),
-    "attack": ("pgd|multi_targeted", "pgd", "What the images must withstand."),
+    "attack": (
+        "pgd|cw|pgd_plus|multi_targeted|multi_targeted_margin|apgd-ce|apgd-t|fab-t|square"
+        "|autoattack",
+        "pgd",
+        "What the images must withstand; autoattack: in JAX, not the official one.",
+    ),
+    "restarts": ("integer", -1, "Random restarts of the attack; -1: as many as is usual for it."),
     "steps": ("integer", -1, "Steps of the attack or walk; -1: as many as is usual for it."),
     "eps_curve": ("boolean", True, "Also measure accuracy over a range of radii."),
     "version": ("string", "standard", "Version of AutoAttack."),

@@ -1,15 +1,13 @@
-"""The official PyTorch AutoAttack judges an exported classifier.
+"""The official PyTorch AutoAttack judges an exported classifier, and cannot be lost.
 
-Everything the number depends on is checked before the attack, the found images are saved, read
-again and counted again by JAX after it, and only then is the result written.
+Everything the number depends on is checked before the attack, each chunk's find is kept as it comes
+(the same command goes on where a process died), the found images are saved, read again and counted
+again by JAX after it, and only then is the result written.
 """
 
 import contextlib
-import math
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,19 @@ import numpy as np
 import torch
 from torch import nn
 
-import score_jax
-from score_jax import autoattack_adapter, interop, torch_bridge, torch_models
-from score_jax import config as configs
+from score_jax import autoattack_adapter as adapter
+from score_jax import interop, torch_bridge, torch_models
+from score_jax import official_autoattack_identity as identities
+from score_jax import official_autoattack_inputs as inputs
 from score_jax import official_autoattack_recount as recount
-from score_jax.artifact import WEIGHTS, Artifact, load, logits_fn, sha256
-from score_jax.config_rules import check_eps
-from score_jax.data import sources
+from score_jax import official_autoattack_result as results
+from score_jax import official_autoattack_runner as runner
+from score_jax.artifact import WEIGHTS, Artifact, load, logits_fn
+from score_jax.official_autoattack_batches import Limited, limited, within_memory
+from score_jax.official_autoattack_chunks import CLEAN, Store
+from score_jax.official_autoattack_identity import CHUNKS, EVERYTHING, Shard
+from score_jax.official_autoattack_plan import SEEDINGS, Plan, Tell, headline, identity_of
 from score_jax.types import UserError, lookup
-from score_jax.workdir import library_versions, write_json_atomic
 
 
 def bridge(artifact: Artifact, batch_size: int) -> nn.Module:
@@ -41,7 +43,7 @@ def converted(artifact: Artifact, batch_size: int) -> nn.Module:
     network = torch_models.create(model.pop("name"), **model)
     name = artifact.spec["model"]["name"]
     network.load_state_dict(interop.to_state_dict(name, artifact.params, artifact.batch_stats))
-    return network.to(_device())
+    return network.to(inputs.usual_device())
 
 
 BACKENDS: dict[str, Callable[[Artifact, int], nn.Module]] = {
@@ -50,83 +52,203 @@ BACKENDS: dict[str, Callable[[Artifact, int], nn.Module]] = {
 }
 
 
-def _threat(artifact: Artifact, norm: str | None, eps: float | None) -> recount.Threat:
-    norm = artifact.spec.get("norm") if norm is None else norm
-    eps = artifact.spec.get("eps") if eps is None else eps
-    if norm is None or eps is None:
-        raise UserError("the artifact names no norm and eps; give --norm=linf and --eps=8/255.")
-    lookup(autoattack_adapter.NORMS, "norm", norm)
-    if not math.isfinite(eps) or eps <= 0:
-        raise UserError(f"eps={eps:g} is not a positive radius; write it as 8/255 for example.")
-    check_eps(eps, norm)
-    return recount.Threat(norm=norm, eps=float(eps))
+def run(
+    artifact: str | os.PathLike[str] | Artifact,
+    *,
+    data_dir: str = "",
+    num_examples: int = 0,
+    batch_size: int = 500,
+    chunk_size: int = 500,
+    eps: float | None = None,
+    norm: str | None = None,
+    attacks: Sequence[str] = (),
+    version: str = "standard",
+    seed: int = 0,
+    seeding: str = "chunk",
+    shard: str = "",
+    name: str = "autoattack",
+    backend: str = "bridge",
+    out: str | os.PathLike[str] | None = None,
+    set_aside_other: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Runs AutoAttack on the test split the artifact belongs to; returns and writes result.json.
+
+    The same call goes on where an earlier one ended, and returns a result that is there already.
+
+    Args:
+      artifact: an export, or its folder, or the run folder above it.
+      num_examples: how many of the first test images; 0 for all.
+      batch_size: images in one pass, halved where memory runs out; no part of the result.
+      chunk_size: images that are attacked together and saved together.
+      eps, norm: None takes those of training.
+      attacks: a part of the version's attacks, in this order; empty for all.
+      version: 'standard', 'plus' or 'rand', with AutoAttack's own settings.
+      seeding: 'chunk' gives each attack and chunk a seed of its own, 'official' all the same one.
+      shard: '0/2' computes every second chunk, and writes no result: `merge` does; '' for all.
+      backend: 'bridge' attacks the JAX classifier, 'torch' the converted PyTorch network.
+      out: where to write; DIR/eval/<name> by default.
+      set_aside_other: move what another evaluation left there into `earlier-1/`, do not refuse it.
+      report: receives each log line.
+
+    Raises:
+      UserError: a bad argument, artifact, dataset or classifier, a folder of another evaluation, or
+        a result that did not survive the recount.
+    """
+    part = Shard.parse(shard)
+    loaded = artifact if isinstance(artifact, Artifact) else load(artifact)
+    build = lookup(BACKENDS, "backend", backend)
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} is not positive.")
+    folder = inputs.folder_of(loaded, name, out)
+    images, labels, data = inputs.select(loaded, data_dir, num_examples)
+    return evaluate(
+        build(loaded, batch_size), images, labels,
+        num_classes=loaded.spec["model"]["num_classes"], threat=inputs.threat_of(loaded, norm, eps),
+        model_sha256=loaded.spec["sha256"][WEIGHTS], by_jax=logits_fn(loaded), backend=backend,
+        batch_size=batch_size, chunk_size=chunk_size, attacks=attacks, version=version, seed=seed,
+        seeding=seeding, shard=part, folder=folder, facts={"name": name, **data},
+        set_aside_other=set_aside_other, report=report,
+    )  # fmt: skip
 
 
-def _select(artifact: Artifact, images: np.ndarray, labels: np.ndarray, num_examples: int):
-    """The first num_examples (0: all) images as f32[n, h, w, c] in [0, 1], labels i64[n]."""
-    model = artifact.spec["model"]
-    if not 0 <= num_examples <= len(labels):
+def evaluate(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    threat: recount.Threat,
+    model_sha256: str,
+    folder: Path,
+    by_jax: Callable[[np.ndarray], np.ndarray] | None = None,
+    backend: str = "torch",
+    batch_size: int = 500,
+    chunk_size: int = 500,
+    attacks: Sequence[str] = (),
+    version: str = "standard",
+    seed: int = 0,
+    seeding: str = "chunk",
+    shard: Shard = EVERYTHING,
+    facts: Mapping[str, Any] | None = None,
+    set_aside_other: bool = False,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """The protocol of `run` for any network, on images f32[n, h, w, c] and labels i64[n].
+
+    `adversarial.npz` in `folder` then holds images f32[n, h, w, c], labels and robust bool[n].
+
+    Args:
+      model: f32[b, c, h, w] in [0, 1] to logits f32[b, num_classes], normalising by itself.
+      model_sha256: of its weights; with the images and settings it says what the folder is of.
+      by_jax: logits f32[b, k] of images f32[b, h, w, c] that everything is counted with again;
+        None counts with the network itself.
+      facts: of model and data, for the result.
+
+    Raises:
+      UserError: as `run`.
+    """
+    inputs.check_inputs(images, labels, num_classes)
+    chosen, notes = adapter.choose_attacks(version, attacks, num_classes)
+    library = adapter.find_library()
+    lookup(SEEDINGS, "seeding", seeding)
+    for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+        if value < 1:
+            raise UserError(f"{name}={value} is not positive.")
+    plan = Plan(
+        images=images, labels=np.asarray(labels, np.int64), seed=seed, seeding=seeding,
+        chunk_size=min(chunk_size, len(labels)),
+        settings=adapter.Settings(
+            norm=threat.norm, eps=threat.eps, version=version, attacks=chosen,
+            num_classes=num_classes,
+        ),
+    )  # fmt: skip
+    if shard.index >= plan.num_chunks:
         raise UserError(
-            f"num_examples={num_examples} is not within the {len(labels)} test images; 0 means all."
+            f"--shard={shard} has none of the {plan.num_chunks} chunks; use {plan.num_chunks} "
+            "shards or fewer, or a smaller --chunk_size."
         )
-    count = num_examples or len(labels)
-    images, labels = np.asarray(images[:count]), np.asarray(labels[:count], np.int64)
-    if images.shape[1:] != tuple(model["image_shape"]):
-        raise UserError(
-            f"test images have shape {images.shape[1:]}, the model takes "
-            f"{tuple(model['image_shape'])}; give the dataset it was trained on."
+    identity = identity_of(plan, model_sha256=model_sha256, backend=backend, library=library)
+    if (result := results.finished(folder, identity)) is not None:
+        report(f"{folder / identities.RESULT} is of this very evaluation, and finished")
+        return result
+    if not set_aside_other:
+        identities.check_same(folder, identity)
+    device = inputs.device_of(model)
+    network = limited(model, min(batch_size, plan.chunk_size))
+    if by_jax is None:
+        by_jax = _by_itself(network, device)
+    sample = inputs.to_torch(images[: min(64, len(images))], device)
+    within_memory(network, lambda: torch_bridge.check_logits(network, sample, num_classes), report)
+    with contextlib.ExitStack() as stack:
+        if set_aside_other and identities.is_other(folder, identity):
+            report(f"{folder} holds another evaluation; moved to {identities.set_aside(folder)}")
+        (folder / CHUNKS).mkdir(parents=True, exist_ok=True)
+        stack.enter_context(identities.locked(folder / CHUNKS, shard))
+        identities.claim(folder, identity)
+        store = Store(
+            folder=folder / CHUNKS, identity=identities.digest(identity), suffix=shard.suffix
         )
-    if labels.min() < 0 or labels.max() >= model["num_classes"]:
-        raise UserError(
-            f"labels lie in [{labels.min()}, {labels.max()}], the model has "
-            f"{model['num_classes']} classes; give the dataset it was trained on."
-        )
-    if images.dtype != np.uint8:
-        raise UserError(f"test images are {images.dtype}; they must be uint8 pixels.")
-    return images.astype(np.float32) / np.float32(255), labels
+        tell = stack.enter_context(log_to(folder / f"log{shard.suffix}.txt", report))
+        tell(headline(plan, library, backend, shard))
+        for note in notes:
+            tell(note)
+        asked = network.batch_size
+        _go_on(plan, store, network, shard, tell)
+        stack.enter_context(_arithmetic(model))
+        attacker = runner.Attacker(
+            plan=plan, network=network, library=library, by_jax=by_jax, device=device,
+            asked=asked, tell=tell,
+        )  # fmt: skip
+        progress = runner.run(plan, store, tell, shard=shard, compute=attacker)
+        if not shard.is_all:
+            return {"shard": str(shard), "chunks": len(progress.facts), "folder": str(folder)}
+        return results.write(
+            plan, progress, folder=folder, identity=identity, facts=facts or {},
+            library=library, by_jax=by_jax, tell=tell,
+        )  # fmt: skip
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def to_torch(images: np.ndarray) -> torch.Tensor:
-    """f32[n, h, w, c] as f32[n, c, h, w]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(_device())
-
-
-def from_torch(images: torch.Tensor) -> np.ndarray:
-    """f32[n, c, h, w] as f32[n, h, w, c]."""
-    return np.ascontiguousarray(images.cpu().numpy().transpose(0, 2, 3, 1))
-
-
-def _in_batches(forward: Callable, images: Any, batch_size: int) -> np.ndarray:
-    with torch.no_grad():
-        parts = [
-            np.asarray(forward(images[start : start + batch_size]))
-            for start in range(0, len(images), batch_size)
-        ]
-    return np.concatenate(parts)
+def _go_on(plan: Plan, store: Store, network: Limited, shard: Shard, tell: Tell) -> None:
+    """Says from where an evaluation goes on, with the batch size that its memory allowed."""
+    done = list(store.stored_facts())
+    if not done:
+        return
+    smaller = [
+        facts["batch_size"] for facts in done if facts["asked_batch_size"] == network.batch_size
+    ]
+    if min(smaller, default=network.batch_size) < network.batch_size:
+        network.resize(min(smaller))
+    chunks = range(shard.index, plan.num_chunks, shard.count)
+    steps = [(attack, chunk) for attack in (CLEAN, *plan.settings.attacks) for chunk in chunks]
+    first = next((step for step in steps if not store.has(*step)), None)
+    where = f"at {first[0]} - {first[1] + 1}/{plan.num_chunks}" if first else "at the recount"
+    tell(f"goes on {where}: {sum(store.has(*step) for step in steps)} of {len(steps)} were done")
 
 
 @contextlib.contextmanager
-def _torch_threads(model: nn.Module) -> Iterator[None]:
-    """One thread for PyTorch while JAX computes on the same CPU.
+def _arithmetic(model: nn.Module) -> Iterator[None]:
+    """float32 as written and the same in every run; one PyTorch thread while JAX has the CPU.
 
     PyTorch's idle threads spin, and the network needs the cores.
     """
-    before = torch.get_num_threads()
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     if isinstance(model, torch_bridge.TorchClassifier) and jax.default_backend() == "cpu":
         torch.set_num_threads(1)
+    matmul = torch.backends.cuda.matmul.allow_tf32
     try:
-        yield
+        torch.backends.cuda.matmul.allow_tf32 = False
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
-def _log_to(path: Path, report: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-    with path.open("w", buffering=1) as file:
+def log_to(path: Path, report: Tell) -> Iterator[Tell]:
+    """Appends each line told to a file, and reports it."""
+    with path.open("a", buffering=1) as file:
 
         def tell(line: str) -> None:
             file.write(line + "\n")
@@ -135,152 +257,9 @@ def _log_to(path: Path, report: Callable[[str], None]) -> Iterator[Callable[[str
         yield tell
 
 
-def run(
-    artifact: str | os.PathLike[str] | Artifact,
-    *,
-    data_dir: str = "",
-    num_examples: int = 0,
-    batch_size: int = 500,
-    eps: float | None = None,
-    norm: str | None = None,
-    attacks: Sequence[str] = (),
-    version: str = "standard",
-    seed: int = 0,
-    name: str = "autoattack",
-    backend: str = "bridge",
-    out: str | os.PathLike[str] | None = None,
-    report: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Runs AutoAttack on the test split the artifact belongs to; returns and writes result.json.
+def _by_itself(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(inputs.to_torch(images, device)).cpu().numpy()
 
-    Args:
-      artifact: an export, or its folder, or the run folder above it.
-      num_examples: how many of the first test images; 0 for all.
-      eps, norm: None takes those of training.
-      attacks: a part of the version's attacks, in this order; empty for all.
-      version: 'standard', 'plus' or 'rand', with AutoAttack's own settings.
-      backend: 'bridge' attacks the JAX classifier, 'torch' the converted PyTorch network.
-      out: where to write; DIR/eval/<name> by default.
-      report: receives each log line.
-
-    Raises:
-      UserError: a bad argument, artifact, dataset or classifier, or a result that did not survive
-        the recount.
-    """
-    loaded = artifact if isinstance(artifact, Artifact) else load(artifact)
-    build = lookup(BACKENDS, "backend", backend)
-    if Path(name).name != name:
-        raise UserError(f"name={name!r} is not the name of one folder; take autoattack, say.")
-    dataset = loaded.spec.get("dataset")
-    if dataset is None:
-        raise UserError(f"{loaded.path} names no dataset; export the run again.")
-    split = sources.test_split(dataset, data_dir)
-    images, labels = _select(loaded, split.images, split.labels, num_examples)
-    folder = Path(out) if out else loaded.path.parent / "eval" / name
-    return evaluate(
-        loaded, images, labels, threat=_threat(loaded, norm, eps), build=build, backend=backend,
-        batch_size=batch_size, attacks=attacks, version=version, seed=seed, folder=folder,
-        name=name, report=report, data={"dataset": dataset, "data_sha256": split.fingerprint},
-    )  # fmt: skip
-
-
-def evaluate(
-    artifact: Artifact,
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    threat: recount.Threat,
-    build: Callable[[Artifact, int], nn.Module],
-    backend: str,
-    batch_size: int,
-    attacks: Sequence[str],
-    version: str,
-    seed: int,
-    folder: Path,
-    name: str,
-    report: Callable[[str], None],
-    data: dict[str, str],
-) -> dict[str, Any]:
-    """The protocol of `run`, on images f32[n, h, w, c] in [0, 1] and labels i64[n]."""
-    num_classes = artifact.spec["model"]["num_classes"]
-    chosen, notes = autoattack_adapter.choose_attacks(version, attacks, num_classes)
-    library = autoattack_adapter.find_library()
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size} is not positive.")
-    batch_size = min(batch_size, len(labels))
-    model, inputs = build(artifact, batch_size), to_torch(images)
-    torch_bridge.check_logits(model, inputs[:64], num_classes)
-    by_jax = logits_fn(artifact)
-    clean = _in_batches(by_jax, images, batch_size)
-    attacked = _in_batches(lambda part: model(part).cpu(), inputs, batch_size)
-    recount.check_same(clean, attacked, labels)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    with _log_to(folder / "log.txt", report) as tell:
-        tell(
-            f"AutoAttack {version} ({library.name} {library.version}, {backend} backend): "
-            f"{len(labels)} images, {threat.norm} eps={configs.write_eps(threat.eps)}, seed {seed}"
-        )
-        for note in notes:
-            tell(note)
-        with _torch_threads(model):
-            outcome = autoattack_adapter.attack(
-                model, inputs, torch.from_numpy(labels).to(inputs.device),
-                norm=threat.norm, eps=threat.eps, seed=seed, version=version, attacks=chosen,
-                num_classes=num_classes, batch_size=batch_size, tell=tell, library=library,
-            )  # fmt: skip
-        seconds = time.perf_counter() - start
-        recount.check_initial(outcome.initial, attacked, labels)
-        claimed = outcome.predictions.cpu().numpy() == labels
-        # An earlier result keeps its images until this one has passed.
-        saved = folder / "adversarial.unverified.npz"
-        recount.save_adversarial(saved, from_torch(outcome.adversarial), labels, claimed)
-        with np.load(saved, allow_pickle=False) as stored:
-            adversarial = stored["images"]
-        counted = recount.check_adversarial(
-            adversarial, images, labels, claimed,
-            threat=threat, logits=_in_batches(by_jax, adversarial, batch_size),
-        )  # fmt: skip
-        saved = saved.replace(folder / "adversarial.npz")
-        accuracy = float(claimed.mean())
-        tell(
-            f"robust accuracy {accuracy:.2%}, the worst case over {len(chosen)} attacks on "
-            f"{len(labels)} images; clean accuracy {outcome.initial / len(labels):.2%}; saved "
-            f"images recounted in JAX: {counted.robust.mean():.2%}"
-        )
-    result = {
-        "name": name,
-        "clean_accuracy": outcome.initial / len(labels),
-        "robust_accuracy": accuracy,
-        "attacks": outcome.attacks,
-        "num_examples": len(labels),
-        **data,
-        "split": "test",
-        "norm": threat.norm,
-        "eps": {"value": threat.eps, "written": configs.write_eps(threat.eps)},
-        "attack": "AutoAttack",
-        "attack_version": version if not attacks else f"{version}: {', '.join(chosen)}",
-        "attack_library": {"name": library.name, "version": library.version},
-        "backend": backend,
-        "flags": outcome.flags,
-        "notes": notes,
-        "recount": {
-            "robust_accuracy": float(counted.robust.mean()),
-            "disagreements_by_rounding": counted.disagreements,
-            "max_distance": counted.max_distance,
-        },
-        "seed": seed,
-        "batch_size": batch_size,
-        "precision": "float32",
-        "adversarial_sha256": sha256(saved),
-        "model_sha256": artifact.spec["sha256"][WEIGHTS],
-        "versions": {
-            **library_versions(),
-            "score_jax": score_jax.__version__,
-            "python": platform.python_version(),
-        },
-        "devices": {"jax": jax.devices()[0].device_kind, "torch": str(inputs.device)},
-        "seconds": round(seconds, 3),
-    }
-    write_json_atomic(folder / "result.json", result)
-    return result
+    return logits

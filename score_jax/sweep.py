@@ -174,12 +174,7 @@ def _have_data(configs: Sequence[Any]) -> None:
 
 def run_setting(sweep: Sweep, index: int) -> str:
     """Runs the stages of one setting that are not done, in this process; returns its folder."""
-    from score_jax import (
-        evaluate,
-        export,
-        official_autoattack,
-        train,
-    )
+    from score_jax import evaluate, export, official_autoattack, train
 
     setting = sweep.setting(index)
     folder, config = sweep.folder(setting), sweep.config(setting)
@@ -192,7 +187,9 @@ def run_setting(sweep: Sweep, index: int) -> str:
         if not _is_judged(folder, PGD, config, sweep.num_examples):
             evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
         if not _is_judged(folder, AUTOATTACK, config, sweep.num_examples):
-            official_autoattack.run(str(folder), **judge, backend=sweep.backend, name=AUTOATTACK)
+            official_autoattack.run(
+                str(folder), **judge, backend=sweep.backend, name=AUTOATTACK, set_aside_other=True
+            )
     return str(folder)
 
 

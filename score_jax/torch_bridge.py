@@ -88,9 +88,7 @@ class TorchClassifier(nn.Module):
           UserError: batch_size is not positive.
         """
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} is not positive; use 500 or fewer images.")
-        self.rungs = ladder(batch_size)
+        self.resize(batch_size)
         self.compilations = 0
         height, width, channels = artifact.classifier.image_shape
         self.image_shape = (channels, height, width)
@@ -111,6 +109,21 @@ class TorchClassifier(nn.Module):
             return vjp(cotangent)[0]
 
         self._logits, self._pull_back = jax.jit(logits), jax.jit(pull_back)
+
+    @property
+    def batch_size(self) -> int:
+        """Images computed at once."""
+        return self.rungs[-1]
+
+    def resize(self, batch_size: int) -> None:
+        """Computes so many images at once from now on; programs of other sizes are kept.
+
+        Raises:
+          UserError: batch_size is not positive.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} is not positive; use 500 or fewer images.")
+        self.rungs = ladder(batch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raises: UserError: not images f32[b, c, h, w] in [0, 1]."""

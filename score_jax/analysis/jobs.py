@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from score_jax.data.sources import Images
 
 NUM_SMALLEST = 10
-NORMS = {"linf": math.inf, "l2": 2}
+NORMS = {"linf": math.inf, "l2": 2, "l1": 1}
 
 
 def _first(data: "Images", count: int) -> tuple[Any, Any]:
