@@ -74,6 +74,24 @@ def label_cross_entropy(logits: Array, labels: Array) -> Array:
     return cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
 
 
+def dlr(logits: Array, labels: Array) -> Array:
+    """-(z_y - max_{j≠y} z_j) / (z_(1) - z_(3)), f[b]; z_(i) the i-th largest, of 3 classes or more.
+
+    The difference of logits ratio, which neither shift nor scale of the logits changes (Croce and
+    Hein 2020, eq. 6).
+    """
+    largest = jax.lax.top_k(logits, 3)[0]
+    return -margin(logits, labels) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Array, labels: Array, targets: Array) -> Array:
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), f[b], of 4 classes or more (there, eq. 7)."""
+    largest = jax.lax.top_k(logits, 4)[0]
+    true, target = (jax.nn.one_hot(c, logits.shape[-1], dtype=bool) for c in (labels, targets))
+    difference = jnp.sum(jnp.where(true, logits, 0) - jnp.where(target, logits, 0), axis=-1)
+    return -difference / (largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + 1e-12)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Distribution:
