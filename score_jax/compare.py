@@ -34,6 +34,8 @@ def compare(
     *,
     model: str = "",
     dataset: str = "",
+    weights: str = "ema",
+    normalization: str = "",
     data_dir: str = "",
     num_examples: int = 0,
     batch_size: int = 500,
@@ -51,7 +53,8 @@ def compare(
     Args:
       first, second: as in `compare_sides.open_both`: folders are computed by JAX, files by
         PyTorch; without a second one an export's own PyTorch file.
-      model: architecture of a PyTorch file; '': that of the other side.
+      model, weights, normalization: of PyTorch files, as in `interop_load.load`; '' for a model:
+        that of the other side, or as the file tells.
       dataset: test images to compare on; '': those that the artifact was trained for.
       num_examples: the first so many of them; 0: 256, or all where there are fewer.
       norm, eps: of the attacks; '' and None: the artifact's own.
@@ -73,7 +76,8 @@ def compare(
         lookup(dict.fromkeys(PRECISIONS), "precision", name)
     if batch_size < 1 or steps < 1:
         raise UserError(f"batch_size={batch_size} and steps={steps} must be 1 or more.")
-    one, other = compare_sides.open_both(first, second, model=model, dataset=dataset)
+    options = dict(model=model, dataset=dataset, weights=weights, normalization=normalization)
+    one, other = compare_sides.open_both(first, second, options)
     norm, eps = _threat(one, other, norm, eps) if attacks else (norm, eps)
     images, labels, data = _images(one, other, dataset, data_dir, num_examples)
     folder = Path(out) if out else _folder(one, second or compare_sides.OWN_EXPORT)

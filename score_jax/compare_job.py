@@ -15,6 +15,8 @@ def compare(call: Call) -> list[str]:
         *call.words,
         model=call.model,
         dataset=call.dataset,
+        weights=call.weights,
+        normalization=call.normalization,
         data_dir=call.data_dir,
         num_examples=call.num_examples,
         batch_size=call.batch_size,
@@ -46,8 +48,8 @@ COMPARE = Job(
     "score-jax compare runs/score/export checkpoint.pt\n"
     "score-jax compare runs/score   # against its own PyTorch export",
     (
-        "model", "dataset", "data_dir", "num_examples", "batch_size", "eps", "norm", "steps",
-        "precisions", "attacks", "seed", "out",
+        "model", "dataset", "weights", "normalization", "data_dir", "num_examples", "batch_size",
+        "eps", "norm", "steps", "precisions", "attacks", "seed", "out",
     ),
     compare,
     takes_words=True,

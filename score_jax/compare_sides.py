@@ -16,14 +16,14 @@ import torch
 from torch.nn import functional
 
 from score_jax import artifact as artifacts
-from score_jax import compare_layers, interop, torch_models
+from score_jax import compare_layers, interop, interop_load, torch_models
 from score_jax.artifact import WEIGHTS, Artifact, evaluate_logits
-from score_jax.data import sources
 from score_jax.divergences import label_cross_entropy
-from score_jax.types import UserError, lookup
+from score_jax.types import UserError
 
 ENGINES = ("jax", "torch")
 OWN_EXPORT = "model_robustbench.pt"
+OF_FILE = "of the file"  # How `interop_normalization` begins, where the file has constants.
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,22 +58,25 @@ class Side:
 
 
 def open_both(
-    first: str, second: str, *, model: str = "", dataset: str = "", precision: str = "float32"
+    first: str, second: str, options: Mapping[str, str] | None = None
 ) -> tuple[Side, Side]:
     """The two sides of a comparison.
 
     Args:
       first, second: artifact or run folders, computed by JAX, or PyTorch files of weights,
         computed by PyTorch. No second one: the PyTorch file of the first one's own export.
-      model: architecture of the PyTorch files; '': that of the other side's artifact.
-      dataset: gives classes, image shape and normalisation where neither side is an artifact.
+      options: of `interop_load.load`, for the PyTorch files. Without a model or dataset these
+        are those of the other side, or told by the file.
 
     Raises:
-      UserError: what `artifact.load` and `interop.read_state_dict` refuse, an architecture that
-        nothing names, or two networks that do not take the same images to the same classes.
+      UserError: what `artifact.load` and `interop_load.load` refuse, or two networks that do not
+        take the same images to the same classes.
     """
     paths = [Path(name).expanduser().absolute() for name in (first, second) if name]
-    loaded = [None if path.is_file() else artifacts.load(path, precision) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; give an export, a run or weights.")
+    loaded = [None if path.is_file() else artifacts.load(path) for path in paths]
     if not second:
         if loaded[0] is None:
             raise UserError(f"{first} has nothing to be compared with; give a second network.")
@@ -81,50 +84,40 @@ def open_both(
         if not paths[1].is_file():
             raise UserError(f"{paths[1]} does not exist; export again, or give a second network.")
         loaded.append(None)
-    like = next((each.spec for each in loaded if each is not None), None)
+    like = next((each.spec for each in loaded if each is not None), {})
     sides = []
     for name, path, artifact in zip((first, second or OWN_EXPORT), paths, loaded, strict=True):
         if artifact is None:
-            sides.append(torch_side(_read_torch(path, model, dataset, like), label=name))
+            sides.append(torch_side(_read_torch(path, like, options or {}), label=name))
         else:
             sides.append(jax_side(artifact, label=name))
     _check_alike(*sides)
     return sides[0], sides[1]
 
 
-def _read_torch(path: Path, model: str, dataset: str, like: Mapping[str, Any] | None) -> Artifact:
-    """A PyTorch file of weights as what an export would hold."""
-    if like is None and not (model and dataset):
-        raise UserError(
-            f"{path.name} does not say what network it is of; give --model=NAME, such as "
-            "resnet-18, and --dataset=NAME."
-        )
-    section = dict(like["model"]) if like is not None else _model_of(dataset)
-    section["name"] = model or section["name"]
-    classifier = artifacts.build_classifier(section)
-    template = jax.eval_shape(classifier.init, jax.random.key(0))
-    params, batch_stats = interop.from_state_dict(
-        section["name"], interop.read_state_dict(path), template
-    )
-    held = {"params": params, "batch_stats": batch_stats}
-    artifacts.check_finite(dict(artifacts.flatten(held, "")), path.name)
-    threat = {name: (like or {}).get(name) for name in ("norm", "eps")}
+def _read_torch(path: Path, like: Mapping[str, Any], options: Mapping[str, str]) -> Artifact:
+    """A file of weights as what an export would hold; `like` is the other side's model.json."""
+    own = {name: value for name, value in options.items() if value}
+    if "dataset" not in own and not like.get("dataset"):
+        raise UserError(f"{path.name} does not say what it classifies; give --dataset=NAME.")
+    known = {"dataset": like["dataset"], "model": like["model"]["name"]} if like else {}
+    found = interop_load.load(path, **{**known, **own})
+    section = dict(found.model)
+    # A file seldom says how its input is normalised; where nobody else does, as the other side.
+    told = "normalization" in own or found.origin["normalization"].startswith(OF_FILE)
+    if like and not told:
+        section |= {name: like["model"][name] for name in ("mean", "std")}
     spec = {
-        "model": section, "dataset": (like or {}).get("dataset") or dataset,
-        "sha256": {WEIGHTS: artifacts.sha256(path)}, **threat,
-    }  # fmt: skip
-    return Artifact(classifier=classifier, spec=spec, path=path.parent, **held)
-
-
-def _model_of(dataset: str) -> dict[str, Any]:
-    spec = lookup(sources.DATASETS, "dataset", dataset)
-    return {
-        "name": "",
-        "num_classes": spec.num_classes,
-        "image_shape": spec.image_shape,
-        "mean": spec.mean,
-        "std": spec.std,
+        "model": section,
+        "dataset": own.get("dataset") or like["dataset"],
+        "norm": like.get("norm"),
+        "eps": like.get("eps"),
+        "sha256": {WEIGHTS: found.origin["sha256"]},
     }
+    return Artifact(
+        classifier=artifacts.build_classifier(section), params=found.params,
+        batch_stats=found.batch_stats, spec=spec, path=path.parent,
+    )  # fmt: skip
 
 
 def _check_alike(one: Side, other: Side) -> None:
