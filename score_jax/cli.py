@@ -170,8 +170,10 @@ def _evaluate(call: Call) -> Any:
         num_examples=call.num_examples,
         batch_size=call.batch_size,
         eps=eps,
+        split=call.split,
         attack=call.attack,
         steps=None if call.steps == -1 else call.steps,
+        restarts=None if call.restarts == -1 else call.restarts,
         eps_curve=call.eps_curve,
         name=call.name,
         seed=call.seed,
@@ -205,9 +207,9 @@ JOBS = {
         _train,
     ),
     "evaluate": Job(
-        "Measure clean and attacked accuracy of an exported model on the test split.",
-        "score-jax evaluate --workdir=runs/score --steps=40",
-        (*JUDGED, "attack", "steps", "eps_curve"),
+        "Measure clean and attacked accuracy of an exported model, by attacks in JAX.",
+        "score-jax evaluate --workdir=runs/score --attack=pgd --steps=40",
+        (*JUDGED, "split", "attack", "steps", "restarts", "eps_curve"),
         _evaluate,
     ),
     "export": Job(

@@ -137,8 +137,8 @@ def test_the_whole_curve_is_one_compilation(judge, monkeypatch):
     assert len(result["eps_curve"]) >= 9
     assert seen[0]._layout.num_devices == len(jax.devices()) == 4
     assert {name: jitted._cache_size() for name, jitted in seen[0].attacks.items()} == {
-        "cross_entropy": 1,
-        "margin": 1,
+        "pgd8-cross_entropy": 1,
+        "pgd8-margin": 1,
     }
 
 
@@ -157,13 +157,13 @@ def test_neither_batch_size_nor_devices_change_an_answer(judge):
 
 
 def test_an_image_counts_only_if_it_withstands_both_losses(judge, monkeypatch):
-    real = evaluate_examiner.Examiner.survivors
+    real = evaluate_examiner.Examiner.attack
 
-    def survivors(self, loss, indices, eps, key):
-        kept = real(self, loss, indices, 0.0, key)
-        return kept[::2] if loss == "margin" else kept[1:]
+    def attack(self, name, indices, eps, key, watched):
+        kept, seen = real(self, name, indices, 0.0, key, watched)
+        return kept[::2] if name.endswith("margin") else kept[1:], seen
 
-    monkeypatch.setattr(evaluate_examiner.Examiner, "survivors", survivors)
+    monkeypatch.setattr(evaluate_examiner.Examiner, "attack", attack)
     result, _ = judge(WEIGHTS, eps_curve=False)
     right = round(result["clean_accuracy"] * COUNT)
     alone = [round(entry["accuracy"] * COUNT) for entry in result["attacks"]]
@@ -225,7 +225,13 @@ def test_a_name_belongs_to_one_model(judge, tmp_path):
         ({"eps": 0.0}, "--eps=0 leaves nothing"),
         ({"eps": float("nan")}, "--eps=nan"),
         ({"steps": 0}, "--steps=0"),
-        ({"attack": "pgdd"}, "unknown attack 'pgdd'; known: multi_targeted, pgd; did you mean"),
+        (
+            {"attack": "pgdd"},
+            "unknown attack 'pgdd'; known: .*pgd_plus, .*did you mean 'pgd'",
+        ),
+        ({"restarts": 0}, "--restarts=0"),
+        ({"attack": "fab-t", "restarts": 2}, "--restarts=2: fab-t has no restarts"),
+        ({"split": "val"}, "unknown --split 'val'"),
         ({"num_examples": 38}, "toy has 37 test images"),
         ({"num_examples": -1}, "--num_examples=-1"),
         ({"name": "../up"}, "--name=../up"),
