@@ -130,6 +130,12 @@ class Checkpoints:
         self._best.close()
 
 
+def latest_step(folder: str | os.PathLike[str]) -> int | None:
+    """The newest checkpoint of the run in a folder; None where there is none, or no run."""
+    path = Workdir(Path(folder).expanduser().absolute()).checkpoints
+    return max(ocp.utils.checkpoint_steps(path), default=None) if path.is_dir() else None
+
+
 def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any]:
     """The network of a finished or running run, on the host.
 

@@ -22,6 +22,7 @@ def default() -> ConfigDict:
     config = ConfigDict(
         dict(
             seed=0,
+            init_from="",  # An artifact, or a run's folder, whose weights training begins with.
             eps=8 / 255,  # Radius in pixel units, images in [0, 1].
             norm="linf",
             num_epochs=400,

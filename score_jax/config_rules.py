@@ -32,8 +32,14 @@ CHOICES = {
 }
 CHOICE_TUPLES = {
     "batchnorm.update_order": (
-        "clean", "adversarial", "clean_again", "adversarial_margin", "opposite", "attack",
-        "attacked", "updated_clean",
+        "clean",
+        "adversarial",
+        "clean_again",
+        "adversarial_margin",
+        "opposite",
+        "attack",
+        "attacked",
+        "updated_clean",
     ),
     "optimizer.weight_decay_roles": ("kernel", "bias", "batchnorm"),
 }
@@ -211,6 +217,15 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
                 "config.label_smoothing_scope=generated and config.data.generated='': no label is "
                 "smoothed"
             )
+    if fields["init_from"] and (
+        fields.get("batchnorm.first_step_momentum") == 1 or fields["batchnorm.debias"]
+    ):
+        field = "debias" if fields["batchnorm.debias"] else "first_step_momentum"
+        warnings.append(
+            f"config.batchnorm.{field}={fields[f'batchnorm.{field}']} forgets the running "
+            f"statistics of config.init_from in the first step; set it to "
+            f"{'false' if field == 'debias' else None} to keep them"
+        )
     for name in ("attack", "validation.attack"):
         reach = fields[f"{name}.step_size"] * fields[f"{name}.num_steps"]
         if 0 < reach < fields[f"{name}.eps"] * (1 - 1e-9):

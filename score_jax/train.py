@@ -20,6 +20,7 @@ from score_jax import (
     model_passes,
     recipes,
     train_state,
+    warm_start,
     workdir,
     writers,
 )
@@ -58,6 +59,9 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     pipeline.open_training_data(config)
     images, labels = pipeline.validation_images(config)
+    # A run that goes on has its weights in its checkpoint: the first ones may be gone by then.
+    is_begun = checkpoint.latest_step(folder) is not None
+    start = None if is_begun else warm_start.load(config)
 
     primary = jax.process_index() == 0
     devices = [f"{d.platform} {d.device_kind}" for d in layout.replicated.mesh.devices.flat]
@@ -80,7 +84,12 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
             state, best = restored
             LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
         else:
-            state = train_state.create(run.recipe, init_key, layout)
+            weights = None
+            if start:
+                warm_start.remember(place, start, primary=primary)
+                LOGGER.info("beginning with the weights of %s", start.facts["path"])
+                weights = start.params, start.batch_stats
+            state = train_state.create(run.recipe, init_key, layout, weights)
             best = checkpoint.Best()
         step = int(state.step)
         if step < run.num_train_steps:

@@ -35,9 +35,11 @@ class TrainState:
     sums: dict[str, Mean]
 
 
-def initial_state(recipe: Recipe, key: Key) -> TrainState:
-    """A fresh state; a pure function of the key."""
-    params, batch_stats = recipe.classifier.init(key)
+def initial_state(
+    recipe: Recipe, key: Key, weights: tuple[Params, BatchStats] | None = None
+) -> TrainState:
+    """A fresh state; a pure function of the key, or of given (params, batch_stats)."""
+    params, batch_stats = recipe.classifier.init(key) if weights is None else weights
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -48,13 +50,19 @@ def initial_state(recipe: Recipe, key: Key) -> TrainState:
     )
 
 
-def create(recipe: Recipe, key: Key, layout: Layout) -> TrainState:
-    """`initial_state`, made on the devices without a copy on the host."""
+def create(
+    recipe: Recipe,
+    key: Key,
+    layout: Layout,
+    weights: tuple[Params, BatchStats] | None = None,
+) -> TrainState:
+    """`initial_state`, made on the devices; without given weights no copy is on the host."""
 
-    def make(key):
-        return initial_state(recipe, key)
+    def make(key, weights):
+        return initial_state(recipe, key, weights)
 
-    return jax.jit(make, out_shardings=layout.replicated)(key)
+    weights = jax.device_put(weights, layout.replicated)
+    return jax.jit(make, out_shardings=layout.replicated)(key, weights)
 
 
 def abstract(recipe: Recipe, layout: Layout) -> TrainState:

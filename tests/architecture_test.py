@@ -17,7 +17,7 @@ FLOORS = {
     "config_rules overrides writers workdir command_line restricted_pickle stopping timing",
     2: "models attacks objectives data",
     3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
-    "artifact",
+    "artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
     "interop prepare evaluate report submit analysis catalog sweep",
     5: "cli __main__",
@@ -37,6 +37,7 @@ NEIGHBOURS = {
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "recipe"},
     "export": {"interop"},
+    "warm_start": {"artifact"},
     "interop": {"export", "torch_models"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
