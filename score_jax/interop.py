@@ -15,7 +15,7 @@ import torch
 from score_jax.interop_names import ALIASES, NAMES, UNUSED
 from score_jax.interop_read import COUNTER, as_floats, read_state_dict
 from score_jax.interop_wrappings import split_constants, strip_prefixes
-from score_jax.types import BatchStats, Params, UserError
+from score_jax.types import BatchStats, Params, UserError, nearest
 
 __all__ = [
     "Match", "from_state_dict", "match", "module_names", "read_state_dict", "rules",
@@ -142,7 +142,7 @@ class Match:
     @property
     def problems(self) -> str:
         """What does not fit, counted and the first three by name; '' where all does."""
-        return "; ".join(
+        told = "; ".join(
             f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
             for kind, names in (
                 ("missing", self.missing),
@@ -151,6 +151,8 @@ class Match:
             )
             if names
         )
+        like = nearest(self.missing[0], self.unexpected) if self.missing else None
+        return f"{told} (is {like} its {self.missing[0]}?)" if like else told
 
 
 def match(

@@ -63,8 +63,7 @@ def load(
         "mean": spec.mean,
         "std": spec.std,
     }
-    notes = []
-    section["name"] = model or _told(stored, section, normalization, str(path), notes)
+    section["name"] = model or _guess(stored, section, normalization, str(path))
     expected = interop_guess.template(section)
     if size := interop_guess.head(section["name"], stored.state):
         _check_classes(size[0], spec.num_classes, str(path), dataset)
@@ -87,16 +86,19 @@ def load(
         "unused": len(matched.unused),
         "normalization": written,
     }
+    notes = _about(stored, matched, str(path))
+    if not model:
+        notes.append(
+            f"the model is {section['name']} by names and shapes; weights do not show activation "
+            "and padding, which are that network's"
+        )
     return Imported(
-        model=section, params=params, batch_stats=batch_stats, origin=origin,
-        notes=(*_about(stored, matched, str(path)), *notes),
-    )  # fmt: skip
+        model=section, params=params, batch_stats=batch_stats, origin=origin, notes=tuple(notes)
+    )
 
 
-def _told(
-    stored: Stored, section: Mapping[str, Any], normalization: str, where: str, notes: list[str]
-) -> str:
-    """The model of a file that nobody named."""
+def _guess(stored: Stored, section: Mapping[str, Any], normalization: str, where: str) -> str:
+    """The one network that a file is of."""
     names = interop_guess.guess(stored.state, section, where)
     if len(names) > 1 and (stored.constants or normalization):
         wanted = normalization != "none"
@@ -108,10 +110,6 @@ def _told(
             f"{where} fits {' and '.join(names)}, which the weights do not tell apart: give "
             f"--model, such as --model={names[0]}."
         )
-    notes.append(
-        f"the model is {names[0]} by names and shapes; weights do not show activation and padding, "
-        "which are that network's"
-    )
     return names[0]
 
 

@@ -5,6 +5,7 @@ Only tensors come out. `torch.load` runs with `weights_only`, and nothing that a
 
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def _check_archive(path: Path) -> None:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # Of pickles' age: they are read or refused.
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged and unsafe files end in many exception types.
         text = " ".join(str(error).split())
         if asked := re.search(r"GLOBAL ([\w.]+)", text):
