@@ -4,7 +4,6 @@ Only the official AutoAttack, complete and of exactly these weights, makes a bun
 makes a draft that says so in every text. Weights are read back before they are handed out.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -170,10 +169,15 @@ def _write_hub(of: Submission, folder: Path) -> None:
 
 def _public(spec: Mapping[str, Any]) -> dict[str, Any]:
     """model.json without the program, which stays at home, and without folders of this machine."""
-    public = json.loads(json.dumps({key: spec[key] for key in spec if key != "program"}))
-    if "dir" in (public.get("config") or {}).get("data", {}):
-        public["config"]["data"]["dir"] = ""
-    return public
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: strip(held) for key, held in value.items()}
+        if isinstance(value, list | tuple):
+            return [strip(held) for held in value]
+        return Path(value).name if isinstance(value, str) and value[:1] in ("/", "~") else value
+
+    return strip({key: value for key, value in spec.items() if key != "program"})
 
 
 def _copy_log(claim: Claim, folder: Path) -> None:

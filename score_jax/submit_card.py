@@ -25,6 +25,7 @@ RECIPE = {
     "attack step size": "attack.step_size",
     "attack BatchNorm statistics": "attack.statistics",
     "weight perturbation (AWP)": "awp.gamma",
+    "begins with the weights of": "init_from",
     "epochs": "num_epochs",
     "batch size": "data.batch_size",
     "augmentation": "data.augmentation",
@@ -187,7 +188,9 @@ def _use_in_torch(network: Network, spec: Mapping[str, Any]) -> list[str]:
 def _training(spec: Mapping[str, Any]) -> list[str]:
     config = spec.get("config")
     if not config:
-        return ["The weights were not trained by score-jax; see the paper."]
+        origin = spec.get("origin") or {}
+        source = f" They were read from `{origin['file']}`." if origin.get("file") else ""
+        return [f"The weights were not trained by score-jax; see the paper.{source}"]
     rows = []
     for label, path in RECIPE.items():
         value: Any = config

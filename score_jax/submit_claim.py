@@ -137,11 +137,12 @@ def read(
             "sha256 differs); run `score-jax autoattack` on this one."
         )
     lookup(NORMS, "norm", result["norm"])
-    generated = ((artifact.spec.get("config") or {}).get("data") or {}).get("generated")
-    extra = None if generated is None else lookup(EXTRAS, "set of images", generated)
-    if extra is None and not additional_data:
+    config = artifact.spec.get("config") or {}
+    extra = lookup(EXTRAS, "set of images", config.get("data", {}).get("generated", ""))
+    # Imported weights, and weights that go on from others, may have seen any images.
+    if not additional_data and (not config or config.get("init_from")):
         raise UserError(
-            f"{artifact.path} does not say which images it was trained on; give "
+            f"{artifact.path} does not say which images all its training saw; give "
             "--additional_data=true (outside images) or --additional_data=false."
         )
     eps = float(result["eps"]["value"] if isinstance(result["eps"], dict) else result["eps"])
@@ -156,7 +157,7 @@ def read(
         norm=result["norm"],
         eps=eps,
         additional_data=additional_data == "true" if additional_data else extra.outside,
-        footnote=footnote or (extra.footnote if extra else ""),
+        footnote=footnote or extra.footnote,
         missing=tuple(missing),
     )
 

@@ -20,7 +20,7 @@ MODEL = dict(
 CONFIG = {
     "objective": {"name": "score", "beta": 4.0},
     "attack": {"num_steps": 10, "step_size": 2 / 255},
-    "data": {"name": "cifar10", "generated": "cifar10_ddpm", "dir": "/home/ada/secret"},
+    "data": {"name": "cifar10", "generated": "cifar10_ddpm", "dir": "/home/secret/data"},
     "seed": 0,
 }
 SPEC = dict(

@@ -163,6 +163,17 @@ def test_the_folder_for_the_hub_is_an_artifact_without_folders_of_this_machine(r
         assert not path.is_file() or b"secret" not in path.read_bytes(), path
 
 
+def test_imported_weights_say_where_they_come_from(run):
+    path = run / "export/model.json"
+    spec = json.loads(path.read_text())
+    del spec["config"]
+    path.write_text(json.dumps({**spec, "origin": {"file": "weights-best.pt"}}))
+    submit.submit(run, PAPER, additional_data="true", footnote="It uses more.")
+    assert info_of(run / "submit")["additional_data"] is True
+    body = card_of(run / "submit")[1]
+    assert "not trained by score-jax" in body and "weights-best.pt" in body
+
+
 def test_the_card_has_the_metadata_that_the_hub_reads(run):
     submit.submit(run, PAPER)
     front, body = card_of(run / "submit")

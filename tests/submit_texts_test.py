@@ -108,9 +108,10 @@ def test_additional_data_follows_from_the_config(plain_run, config, given, addit
     assert footnote in claim.footnote and bool(footnote) == bool(claim.footnote)
 
 
-def test_an_imported_model_must_be_told_about_additional_data(plain_run):
+@pytest.mark.parametrize("config", [None, {**CONFIG, "init_from": "runs/other"}])
+def test_a_model_of_unknown_training_must_be_told_about_additional_data(plain_run, config):
     artifact = load(plain_run)
-    del artifact.spec["config"]
+    artifact.spec["config"] = config
     with pytest.raises(UserError, match="give --additional_data=true"):
         submit_claim.read(artifact, plain_run / "eval/autoattack")
 
