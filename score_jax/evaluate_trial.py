@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_jax.attacks.autoattack import autoattack
 from score_jax.data.sources import Images
 from score_jax.evaluate_examiner import Examiner
 from score_jax.types import Key
@@ -74,19 +75,17 @@ class Trial:
 
     def withstand_autoattack(self, *, norm: str, eps: float, seed: int, batch_size: int) -> Outcome:
         """AutoAttack in JAX, whose attacks meet only what those before them left."""
-        from score_jax.attacks.autoattack import autoattack
-
         images = self.data.images[self.indices].astype(np.float32) / 255
         labels = self.data.labels[self.indices]
         result = autoattack(
             self.examiner.logits, images, labels,
-            norm=norm, eps=eps, seed=seed, batch_size=batch_size,
+            norm=norm, eps=eps, seed=seed, batch_size=batch_size, report=LOGGER.info,
         )  # fmt: skip
         rows = np.flatnonzero(np.isin(self.indices, self.watched))
         return Outcome(
-            robust=self.indices[np.asarray(result.robust)],
-            attacks=list(result.attacks),
-            found={int(self.indices[row]): np.asarray(result.images[row]) for row in rows},
+            robust=self.indices[result.robust],
+            attacks=result.attacks,
+            found={int(self.indices[row]): result.images[row] for row in rows},
         )
 
     def curve(self, name: str, eps: float, norm: str, key: Key) -> Iterator[dict[str, float]]:
