@@ -1,0 +1,134 @@
+"""Batches of chosen images through compiled programs, over all devices, in few sizes."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+from jax.tree_util import Partial
+
+from score_jax import mesh
+from score_jax.types import Array
+
+SMALLEST_RUNG = 16
+
+
+def ladder(batch_size: int, num_devices: int) -> tuple[int, ...]:
+    """The sizes that batches are filled up to, ascending: batch_size, its half, its quarter, ...
+
+    Each is a multiple of the number of devices, and each may cost a compilation of every attack.
+    """
+    rungs, size = set(), batch_size
+    while True:
+        rungs.add(-(-size // num_devices) * num_devices)
+        if size <= SMALLEST_RUNG:
+            return tuple(sorted(rungs))
+        size = -(-size // 2)
+
+
+def with_weights(logits_fn: Callable[[Array], Array], shape: tuple[int, ...]) -> Partial:
+    """logits_fn on images of one shape, with the arrays that it closes over as arguments.
+
+    As constants they would be compiled into every program.
+    """
+    closed = jax.make_jaxpr(logits_fn)(jax.ShapeDtypeStruct(shape, np.float32))
+
+    def apply(constants, images):
+        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(closed.jaxpr, constants))(
+            images
+        )[0]
+
+    return Partial(apply, closed.consts)
+
+
+class Batches:
+    """The images f32[n, h, w, c] and labels i32[n] of one evaluation, and how to compute on some.
+
+    Every process holds all of them; batches are split over the devices of all processes.
+    """
+
+    def __init__(
+        self,
+        logits_fn: Callable[[Array], Array],
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+    ) -> None:
+        """logits_fn: a `Partial` travels as it is: a call with other weights compiles nothing."""
+        self.layout = mesh.create()
+        self.images, self.labels = images, labels
+        self.rungs = ladder(min(batch_size, len(images)), self.layout.num_devices)
+        self._logits_fn = logits_fn
+        self._placed: dict[int, Partial] = {}
+
+    def run(
+        self, program: Callable[..., Any], indices: np.ndarray, *scalars: Any,
+        given: tuple[np.ndarray, ...] = (), largest: bool = False,
+    ) -> Any:  # fmt: skip
+        """What `program` returns for the images `indices`: a tree of arrays [len(indices), ...].
+
+        Args:
+          program: (logits_fn, images, labels, indices i32[b], *given, *scalars) -> a tree of
+            arrays [b, ...]; of `compile`.
+          scalars: the same for every batch.
+          given: further arrays [n, ...] over all images.
+          largest: fill up to the largest size, so that the same program answers for every image.
+        """
+        scalars = jax.device_put(scalars, self.layout.replicated)
+        results = []
+        for part, filled in self._parts(indices, largest):
+            batch = (self.images, self.labels, np.arange(len(self.labels), dtype=np.int32), *given)
+            placed = self.layout.put_batch([self._local(array[filled]) for array in batch])
+            result = program(self._on_devices(len(filled)), *placed, *scalars)
+            results.append(_first(len(part), result))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+    def logits(self, indices: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
+        """f[len(indices), k] of the clean images, or of others in their places, [n, h, w, c]."""
+        given = (self.images if images is None else images,)
+        return self.run(self.compile(_logits), indices, given=given, largest=True)
+
+    def logits_of_few(self) -> np.ndarray:
+        """f[m, k] of the first images in the smallest batch."""
+        few = np.arange(min(self.rungs[0], len(self.labels)))
+        return self.run(self.compile(_logits), few, given=(self.images,))
+
+    def compile(self, program: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        """The jitted program with some arguments fixed: the same one for the same arguments."""
+        return _compiled(program, self.layout, tuple(sorted(settings.items())))
+
+    def _parts(self, indices, largest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(the indices that count, those of the batch), the latter filled up with copies."""
+        for start in range(0, len(indices), self.rungs[-1]):
+            part = indices[start : start + self.rungs[-1]]
+            rung = next(rung for rung in self.rungs if rung >= len(part))
+            yield part, np.resize(part, self.rungs[-1] if largest else rung)
+
+    def _local(self, array: np.ndarray) -> np.ndarray:
+        size = len(array) // jax.process_count()
+        return array[jax.process_index() * size :][:size]
+
+    def _on_devices(self, rung: int) -> Partial:
+        if rung not in self._placed:
+            logits_fn = self._logits_fn
+            if not isinstance(logits_fn, Partial):
+                logits_fn = with_weights(logits_fn, (rung, *self.images.shape[1:]))
+            self._placed[rung] = jax.device_put(logits_fn, self.layout.replicated)
+        return self._placed[rung]
+
+
+def _first(count: int, result: Any) -> Any:
+    return jax.tree.map(lambda array: np.asarray(array)[:count], result)
+
+
+def _logits(logits_fn, images, labels, indices, shown):
+    del images, labels, indices
+    return logits_fn(shown)
+
+
+@functools.cache
+def _compiled(program, layout, settings):
+    # Replicated results: every process reads them whole.
+    return jax.jit(functools.partial(program, **dict(settings)), out_shardings=layout.replicated)
