@@ -84,8 +84,9 @@ def compare(
     ask = _in_batches(batch_size)
 
     answers = {side: ask(side.logits, images) for side in (one, other)}
-    _check_finite(answers)
     slopes = {side: ask(side.input_gradient, images, labels) for side in (one, other)}
+    _check_finite("logits", answers)
+    _check_finite("input gradients", slopes)
     result = {
         "a": _describe(one),
         "b": _describe(other),
@@ -123,11 +124,12 @@ def compare(
             result["precisions"].append({"side": side.label, "precision": name, **row})
             report(f"{again.label}: compared with its float32")
     if "autoattack" in attacks:
-        result["autoattack"] = compare_attacks.compare_autoattack(
-            one, other, num_examples=len(labels), norm=norm, eps=eps, data_dir=data_dir,
-            batch_size=batch_size, seed=seed, folder=folder, data_sha256=data["data_sha256"],
-            report=report,
+        official = compare_attacks.Official(
+            **data, data_dir=data_dir, num_examples=len(labels), norm=norm, eps=eps,
+            batch_size=batch_size, seed=seed,
         )  # fmt: skip
+        both = compare_attacks.compare_autoattack((one, other), official, folder, report)
+        result["autoattack"] = both
     result |= {
         "verdict": compare_measures.verdict(
             result["logits"], result["gradients"], result.get("layers")
@@ -201,10 +203,10 @@ def _in_batches(batch_size: int) -> compare_attacks.Ask:
     return ask
 
 
-def _check_finite(answers: dict[Side, np.ndarray]) -> None:
-    for side, logits in answers.items():
-        if not np.isfinite(logits).all():
-            raise UserError(f"{side.label} returns NaN or infinite logits; check its weights.")
+def _check_finite(what: str, answers: dict[Side, np.ndarray]) -> None:
+    for side, values in answers.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"{side.label} has NaN or infinite {what}; check its weights.")
 
 
 def _describe(side: Side) -> dict[str, Any]:
@@ -223,7 +225,13 @@ def _inside(one: Side, other: Side, images: np.ndarray) -> dict[str, Any]:
         return {"layers": None, "layers_note": f"{names} have no modules in common: skipped"}
     if one.artifact.classifier.activations is None:
         return {"layers": None, "layers_note": "the network does not show its activations"}
-    layers = compare_layers.compare_activations(one.activations(images), other.activations(images))
+    seen = {side: side.activations(images) for side in (one, other)}
+    for path in seen[one]:
+        _check_finite(
+            f"values in {path}",
+            {side: found[path] for side, found in seen.items() if path in found},
+        )
+    layers = compare_layers.compare_activations(seen[one], seen[other])
     trees = [
         {"params": side.artifact.params, "batch_stats": side.artifact.batch_stats}
         for side in (one, other)

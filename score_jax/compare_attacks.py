@@ -1,7 +1,9 @@
 """Two networks under attack, image by image: one PGD with one start for both, and AutoAttack."""
 
+import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import official_autoattack, threat_models
+from score_jax.artifact import sha256
 from score_jax.compare_measures import agreement
 from score_jax.compare_sides import Side
 
 BACKENDS = {"jax": "bridge", "torch": "torch"}
+ADVERSARIAL = "adversarial.npz"
 Ask = Callable[..., np.ndarray]  # (function, *arrays) -> its result, computed in batches.
 
 
@@ -71,53 +75,66 @@ def compare_pgd(
     }
 
 
-def compare_autoattack(
-    first: Side, second: Side, *, num_examples: int, norm: str, eps: float, data_dir: str,
-    batch_size: int, seed: int, folder: Path, data_sha256: str, report: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Who withstands the official AutoAttack: results that lie there already, or new ones."""
-    robust, sources = {}, {}
-    for name, side in (("a", first), ("b", second)):
-        place = _result_of(
-            side, num_examples, norm, eps, data_sha256, folder / f"autoattack_{name}"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Official:
+    """An AutoAttack evaluation: on which images, in which ball; run where none lies there yet."""
+
+    dataset: str
+    data_dir: str
+    data_sha256: str
+    num_examples: int
+    norm: str
+    eps: float
+    batch_size: int
+    seed: int
+
+    def robust(self, side: Side, folder: Path, report: Callable[[str], None]) -> np.ndarray:
+        """bool[num_examples], and where it is from is told; a new result goes to `folder`."""
+        place = self._existing(side)
         if place is None:
-            place = folder / f"autoattack_{name}"
+            place, spec = folder, {**side.artifact.spec, "dataset": self.dataset}
             official_autoattack.run(
-                side.artifact, data_dir=data_dir, num_examples=num_examples, norm=norm, eps=eps,
-                batch_size=batch_size, seed=seed, backend=BACKENDS[side.engine], out=place,
-                report=report,
+                dataclasses.replace(side.artifact, spec=spec), data_dir=self.data_dir,
+                num_examples=self.num_examples, norm=self.norm, eps=self.eps, seed=self.seed,
+                batch_size=self.batch_size, backend=BACKENDS[side.engine], out=place, report=report,
             )  # fmt: skip
-        with np.load(place / "adversarial.npz", allow_pickle=False) as stored:
-            robust[name] = stored["robust"][:num_examples].astype(bool)
-        sources[name] = str(place)
+        report(f"{side.label}: AutoAttack from {place}")
+        with np.load(place / ADVERSARIAL, allow_pickle=False) as stored:
+            return stored["robust"][: self.num_examples].astype(bool)
+
+    def _existing(self, side: Side) -> Path | None:
+        """The folder of a whole standard evaluation of exactly this network, or None."""
+        wanted = {
+            "attack": "AutoAttack",
+            "attack_version": "standard",
+            "backend": BACKENDS[side.engine],
+            "model_sha256": side.sha256,
+            "data_sha256": self.data_sha256,
+            "norm": self.norm,
+        }
+        for path in sorted(side.artifact.path.parent.glob("eval/*/result.json")):
+            images = path.with_name(ADVERSARIAL)
+            try:
+                result = json.loads(path.read_text())
+                fits = all(result.get(field) == value for field, value in wanted.items())
+                fits &= abs(result["eps"]["value"] - self.eps) < 1e-9
+                fits &= result["num_examples"] >= self.num_examples
+                if fits and sha256(images) == result["adversarial_sha256"]:
+                    return path.parent
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # Not a whole result of ours: it serves nobody.
+        return None
+
+
+def compare_autoattack(
+    sides: tuple[Side, Side], official: Official, folder: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Who withstands the official AutoAttack."""
+    robust = {
+        name: official.robust(side, folder / f"autoattack_{name}", report)
+        for name, side in zip("ab", sides, strict=True)
+    }
     return {
-        "robust_accuracy": {name: float(robust[name].mean()) for name in "ab"},
+        "robust_accuracy": {name: float(flags.mean()) for name, flags in robust.items()},
         "robust": agreement(robust["a"], robust["b"]),
-        "results": sources,
     }
-
-
-def _result_of(
-    side: Side, num_examples: int, norm: str, eps: float, data_sha256: str, own: Path
-) -> Path | None:
-    """The folder of a whole standard AutoAttack of exactly this network, or None."""
-    wanted = {
-        "attack": "AutoAttack",
-        "attack_version": "standard",
-        "backend": BACKENDS[side.engine],
-        "model_sha256": side.sha256,
-        "data_sha256": data_sha256,
-        "norm": norm,
-    }
-    for path in (own / "result.json", *side.artifact.path.parent.glob("eval/*/result.json")):
-        try:
-            result = json.loads(path.read_text())
-            radius, count = result["eps"]["value"], result["num_examples"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        fits = all(result.get(field) == value for field, value in wanted.items())
-        if fits and abs(radius - eps) < 1e-9 and count >= num_examples:
-            if (path.parent / "adversarial.npz").is_file():
-                return path.parent
-    return None

@@ -88,12 +88,9 @@ def verdict(
     if wrong:
         where = f": part at {parted}" if parted else ""
         return f"different networks{where}; {wrong} of {logits['num_images']} decisions differ"
-    if cosine < SAME_COSINE:
-        return (
-            f"same decisions, logits differ by {size}, but another input gradient (median cosine "
-            f"{cosine:.4f}): attacks see two networks"
-        )
-    if logits["max_relative_difference"] <= TIE:
+    same_gradient = cosine >= SAME_COSINE
+    if logits["max_relative_difference"] <= TIE and same_gradient:
         return f"same to rounding: logits differ by at most {size}"
+    gradient = "" if same_gradient else f", another input gradient (median cosine {cosine:.4f})"
     where = f"; they part at {parted}" if parted else ""
-    return f"same decisions, logits differ by {size}{where}"
+    return f"same decisions, logits differ by {size}{gradient}{where}"

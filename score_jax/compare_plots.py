@@ -50,7 +50,9 @@ def _layers(layers: Mapping[str, Any]) -> Figure:
     few = len(modules) <= MOST_NAMED
     height = 0.85 + 0.17 * len(modules) if few else 2.9
     left = 0.25 + 0.062 * max(len(row["path"]) for row in modules) if few else 0.5
-    figure, axes = panel("Where A and B part: ‖a − b‖ / ‖a‖ of each module", {}, height, left=left)
+    figure, axes = panel(
+        "Where A and B part: relative difference of each module", {}, height, left=left
+    )
     values = [max(row["relative_difference"], LOWEST) for row in modules]
     tints = [color(1 if value > layers["tolerance"] else 0) for value in values]
     places = range(len(modules))

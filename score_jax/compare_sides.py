@@ -220,5 +220,5 @@ def _to_torch(images: np.ndarray) -> torch.Tensor:
 
 def _from_torch(values: torch.Tensor) -> np.ndarray:
     """Channels last where there is space; a copy, which no later module can write into."""
-    array = np.array(values.detach())
+    array = values.detach().numpy().copy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
