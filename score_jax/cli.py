@@ -20,6 +20,7 @@ from score_jax.interop_job import IMPORT
 from score_jax.official_autoattack_job import AUTOATTACK
 from score_jax.prepare_job import DATA
 from score_jax.submit_job import SUBMIT
+from score_jax.trust_job import TRUST
 
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
@@ -221,6 +222,7 @@ JOBS = {
     "autoattack": AUTOATTACK,
     "import": IMPORT,
     "compare": COMPARE,
+    "trust": TRUST,
     "submit": SUBMIT,
     "analyze": ANALYZE,
     "report": Job(

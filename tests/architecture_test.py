@@ -19,7 +19,7 @@ FLOORS = {
     3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
-    "interop prepare evaluate report submit analysis catalog sweep",
+    "interop prepare evaluate report submit analysis catalog sweep trust",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -44,6 +44,7 @@ NEIGHBOURS = {
     "compare": {"interop", "official_autoattack", "report", "torch_models"},
     "report": {"export"},
     "submit": {"interop", "torch_models"},
+    "trust": {"report"},
     "sweep": {"evaluate", "export", "official_autoattack", "prepare", "report", "train"},
     "__main__": {"cli"},
 }
@@ -62,7 +63,7 @@ CONFINED = {
     "absl.flags": "cli command_line __main__",
     "absl.app": "",
     "rich": "cli __main__ writers",
-    "matplotlib": "report compare",
+    "matplotlib": "report compare trust",
     "tensorboardX": "writers",
     "pickle": "restricted_pickle",
     "tensorflow": "",
@@ -75,7 +76,7 @@ CONFINED = {
     "robustbench": "",
 }
 # Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
-TEST_SPLIT = "data evaluate interop official_autoattack compare report prepare analysis"
+TEST_SPLIT = "data evaluate interop official_autoattack compare report prepare analysis trust"
 RECIPES_MAY = {"ml_collections", "configs.common"}
 COMMON_MAY = {"ml_collections", "configs.published", "score_jax.config", "score_jax.overrides"}
 
