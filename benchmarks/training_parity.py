@@ -97,7 +97,8 @@ def measure(
       'batch_stats'.
     """
     jax_dtype, torch_dtype = PRECISIONS[precision]
-    with jax.enable_x64(precision == "float64"):
+    # Optax multiplies by rates in float32, whatever the weights are in.
+    with jax.enable_x64(precision == "float64"), jax.numpy_dtype_promotion("standard"):
         run = build(objective, data, model, batch_size)
         name, key = model or MODELS[data], jax.random.key(0)
         state = train_state.initial_state(run.recipe, key)
