@@ -92,10 +92,12 @@ def results(artifact, tmp_path_factory):
     for backend, build in official_autoattack.BACKENDS.items():
         folder = tmp_path_factory.mktemp(backend)
         result = official_autoattack.evaluate(
-            artifact, images, labels[-200:].astype(np.int64),
-            threat=recount.Threat(norm="linf", eps=EPS), build=build, backend=backend,
-            batch_size=120, attacks=ONE, version="standard", seed=0, folder=folder, name="x",
-            report=lambda line: None, data={"dataset": "digits", "data_sha256": "0" * 64},
+            build(artifact, 120), images, labels[-200:].astype(np.int64),
+            num_classes=10, threat=recount.Threat(norm="linf", eps=EPS), backend=backend,
+            model_sha256=artifact.spec["sha256"]["model.safetensors"],
+            by_jax=export.logits_fn(artifact), batch_size=120, chunk_size=100, attacks=ONE,
+            folder=folder, report=lambda line: None,
+            facts={"name": "x", "dataset": "digits", "data_sha256": "0" * 64},
         )  # fmt: skip
         found[backend] = (result, folder)
     return found
@@ -115,6 +117,7 @@ def test_the_result_says_what_the_number_depends_on(artifact, results):
     assert result["num_examples"] == 200
     assert result["eps"] == {"value": 0.1, "written": "0.1"}
     assert (result["norm"], result["seed"], result["precision"]) == ("linf", 0, "float32")
+    assert (result["official"], result["chunk_size"], result["seeding"]) == (True, 100, "chunk")
     assert result["attack_version"] == "standard: apgd-ce"
     assert result["attack_library"]["name"] == "pyautoattack"
     assert result["model_sha256"] == sha256(artifact.path / "model.safetensors")
@@ -123,9 +126,7 @@ def test_the_result_says_what_the_number_depends_on(artifact, results):
     (attack,) = result["attacks"]
     assert attack["name"] == "apgd-ce" and attack["seconds"] > 0 and not attack["skipped"]
     assert attack["robust_accuracy"] == result["robust_accuracy"]
-    assert attack["fallen"] == round(
-        200 * (result["clean_accuracy"] - result["robust_accuracy"])
-    )
+    assert attack["fallen"] == round(200 * (result["clean_accuracy"] - result["robust_accuracy"]))
 
 
 def test_the_log_has_the_official_lines(results):
@@ -176,7 +177,13 @@ def test_the_default_place_is_beside_the_export(artifact):
         (dict(eps=8), "eps=8 is not a radius in pixel units.*8/255"),
         (dict(eps=0.0), "eps=0 is not a positive radius"),
         (dict(eps=float("nan")), "eps=nan is not a positive radius"),
-        (dict(norm="l1"), "unknown norm 'l1'; known: l2, linf"),
+        (dict(norm="l3"), "unknown norm 'l3'; known: l1, l2, linf"),
+        (dict(norm="l2"), "the artifact names no eps for norm=l2"),
+        (dict(norm="l2", eps=8.0), "eps=8 in l2 reaches every image of 64 pixels"),
+        (dict(norm="l1", eps=64.0), "eps=64 in l1 reaches every image"),
+        (dict(eps=-1.0), "eps=-1 is not a positive radius"),
+        (dict(shard="2/2"), "--shard=2/2 is not one of the parts"),
+        (dict(chunk_size=0), "chunk_size=0 is not positive"),
         (dict(num_examples=201), "num_examples=201 is not within the 200 test images"),
         (dict(num_examples=-1), "num_examples=-1"),
         (dict(batch_size=0), "batch_size=0 is not positive"),
@@ -230,55 +237,54 @@ def test_a_softmax_is_refused(artifact, tmp_path, monkeypatch):
         run(artifact, tmp_path, backend="torch")
 
 
-def lying(change):
-    """AutoAttack's place, taken by something that claims `change` of the clean images."""
-
-    def attack(model, images, labels, **_):
-        adversarial, predictions = change(images, model(images).argmax(1))
-        initial = int((model(images).argmax(1) == labels).sum())
-        return autoattack_adapter.Outcome(
-            adversarial=adversarial, predictions=predictions, initial=initial, attacks=[], flags=[]
-        )
-
-    return attack
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: ((x + 0.11).clamp(0, 1), y), "outside eps=0.1"),
-        (lambda x, y: (x + 0.05, y), r"lie in \[0.05, 1.05\], outside"),
-        (lambda x, y: (x * float("nan"), y), "is nan from the clean one"),
-        (lambda x, y: (x, (y + 1) % 10), "AutoAttack counts .* JAX counts"),
+        (lambda x: (x + 0.11).clamp(0, 1), "outside eps=0.1"),
+        (lambda x: x + 0.05, r"lie in \[0.05, 1.05\], outside"),
+        (lambda x: x * float("nan"), "is nan from the clean one"),
+        (lambda x: x, "AutoAttack counts .* JAX counts"),
     ],
 )
 def test_a_claim_that_fails_the_recount_is_not_written(
     artifact, tmp_path, monkeypatch, change, message
 ):
-    run(artifact, tmp_path, num_examples=4)
-    before = {name: sha256(tmp_path / name) for name in ("result.json", "adversarial.npz")}
-    monkeypatch.setattr(autoattack_adapter, "attack", lying(change))
+    """A network that is wrong about whatever an attack returned; the first passes are sound."""
+
+    class Wrong(torch.nn.Module):
+        def forward(self, images):
+            logits = network(images.clamp(0, 1).nan_to_num())
+            return -logits if lying else logits
+
+    def attack(library, model, images, labels, **_):
+        lying.append(True)
+        return change(images)
+
+    lying, network = [], official_autoattack.converted(artifact, 1)
+    monkeypatch.setitem(official_autoattack.BACKENDS, "torch", lambda artifact, size: Wrong())
+    monkeypatch.setattr(autoattack_adapter, "perturb", attack)
     with pytest.raises(UserError, match=message):
-        run(artifact, tmp_path, num_examples=50)
-    assert before == {name: sha256(tmp_path / name) for name in before}
+        run(artifact, tmp_path, num_examples=20, backend="torch")
+    assert not {"result.json", "adversarial.npz"} & {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(("backend", "threads"), [("bridge", 1), ("torch", 2)])
 def test_torch_leaves_the_cores_to_jax(artifact, tmp_path, monkeypatch, backend, threads):
     seen = []
 
-    def watch(images, predictions):
-        seen.append(torch.get_num_threads())
-        return images, predictions
+    def watch(library, model, images, labels, **_):
+        seen.append((torch.get_num_threads(), torch.backends.cudnn.allow_tf32))
+        return images
 
-    monkeypatch.setattr(autoattack_adapter, "attack", lying(watch))
+    monkeypatch.setattr(autoattack_adapter, "perturb", watch)
     torch.set_num_threads(2)
     try:
-        run(artifact, tmp_path, num_examples=4, backend=backend)
-        assert torch.get_num_threads() == 2
+        result = run(artifact, tmp_path, num_examples=4, backend=backend)
+        assert torch.get_num_threads() == 2 and torch.backends.cudnn.allow_tf32
     finally:
         torch.set_num_threads(1)
-    assert seen == [threads]
+    assert seen == [(threads, False)]
+    assert result["devices"]["torch_threads"] == threads
 
 
 def test_a_tie_may_fall_either_way():
@@ -293,108 +299,15 @@ def test_a_tie_may_fall_either_way():
         check(np.array([True, False, True]))
 
 
-def test_another_start_is_refused():
+def test_another_network_is_refused():
     logits, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 0])
-    recount.check_initial(2, logits, labels)
-    with pytest.raises(UserError, match="counts 3 of 3 clean images as correct"):
-        recount.check_initial(3, logits, labels)
+    recount.check_same(logits, logits, labels)
+    with pytest.raises(UserError, match="clean accuracy is 0.6667 in JAX and 1.0000 for"):
+        recount.check_same(logits, logits[[0, 1, 0]], labels)
 
 
-@pytest.mark.parametrize(
-    ("num_classes", "version", "kept", "left_out"),
-    [
-        (10, "standard", ("apgd-ce", "apgd-t", "fab-t", "square"), 0),
-        (3, "standard", ("apgd-ce", "fab-t", "square"), 1),
-        (2, "rand", ("apgd-ce",), 1),
-    ],
-)
-def test_few_classes_leave_out_what_is_undefined(num_classes, version, kept, left_out):
-    attacks, notes = autoattack_adapter.choose_attacks(version, (), num_classes)
-    assert attacks == kept
-    assert len(notes) == left_out
-    with pytest.raises(UserError, match="'apgd-t' needs 4 classes or more, the model has 3"):
-        autoattack_adapter.choose_attacks("standard", ("apgd-t",), 3)
-
-
-@pytest.mark.parametrize("num_classes", [2, 3, 5])
-def test_fewer_than_ten_classes_run(num_classes):
-    torch.manual_seed(1)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, num_classes))
-    images = torch.rand(6, 1, 4, 4)
-    attacks, _ = autoattack_adapter.choose_attacks("standard", (), num_classes)
-    outcome = autoattack_adapter.attack(
-        network, images, network(images).argmax(1), norm="linf", eps=0.02, seed=0,
-        version="standard", attacks=[name for name in attacks if name != "square"],
-        num_classes=num_classes, batch_size=4, tell=lambda line: None,
-    )  # fmt: skip
-    assert outcome.initial == 6
-    assert not outcome.flags
-
-
-def test_zero_gradients_are_reported_with_their_meaning():
-    class Saturated(torch.nn.Module):
-        def forward(self, x):
-            flat = x.flatten(1)
-            scores = torch.stack([flat.sum(1), flat[:, 0], flat[:, 1], flat[:, 2]], 1)
-            return scores.detach() + 0 * scores
-
-    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    lines = []
-    outcome = autoattack_adapter.attack(
-        Saturated(), images, torch.zeros(6, dtype=torch.int64), norm="linf", eps=0.02, seed=0,
-        version="standard", attacks=("apgd-t",), num_classes=4, batch_size=6, tell=lines.append,
-    )  # fmt: skip
-    (flag,) = outcome.flags
-    assert flag["name"] == "zero_gradient" and flag["times"] >= 1
-    assert "6 points with zero gradient" in flag["message"]
-    assert any(line.startswith("warning: there are 6 points") for line in lines)
-
-
-class GithubAutoAttack:
-    """The GitHub version's signatures and ways of speaking, without the attacks."""
-
-    def __init__(
-        self, model, norm="Linf", eps=0.3, seed=None, verbose=True, attacks_to_run=(),
-        version="standard", is_tf_model=False, device="cuda", log_path=None,
-    ):  # fmt: skip
-        self.model, self.given = model, (norm, eps, seed, version, str(device))
-        self.apgd, self.fab = SimpleNamespace(), SimpleNamespace(n_target_classes=9)
-        self.apgd_targeted = SimpleNamespace(n_target_classes=9)
-        self.attacks_to_run = ["apgd-ce", "apgd-t", "fab-t", "square"]
-        GithubAutoAttack.last = self
-
-    def run_standard_evaluation(self, x_orig, y_orig, bs=250, return_labels=False):
-        assert return_labels and bs == 3
-        self.logger.log("Warning: there are 2 points with zero gradient! and so on")
-        self.logger.log("initial accuracy: 80.00%")
-        self.logger.log("apgd-ce - 1/2 - 1 out of 3 successfully perturbed")
-        self.logger.log("apgd-ce - 2/2 - 1 out of 1 successfully perturbed")
-        self.logger.log("robust accuracy after APGD-CE: 40.00% (total time 0.1 s)")
-        return x_orig, torch.tensor([0, 1, 9, 9, 9])
-
-
-def test_the_github_version_is_spoken_to_in_its_own_words():
-    library = autoattack_adapter.Library(name="autoattack", version="0.1", factory=GithubAutoAttack)
-    outcome = autoattack_adapter.attack(
-        None, torch.zeros(5, 1, 2, 2), torch.arange(5), norm="l2", eps=0.5, seed=4,
-        version="standard", attacks=("apgd-ce", "square"), num_classes=6, batch_size=3,
-        tell=lambda line: None, library=library,
-    )  # fmt: skip
-    adversary = GithubAutoAttack.last
-    assert adversary.given == ("L2", 0.5, 4, "standard", "cpu")
-    assert adversary.attacks_to_run == ["apgd-ce", "square"]
-    assert adversary.apgd_targeted.n_target_classes == adversary.fab.n_target_classes == 5
-    assert outcome.initial == 4
-    first, second = outcome.attacks
-    assert (first["name"], first["robust_accuracy"], first["fallen"]) == ("apgd-ce", 0.4, 2)
-    assert (second["robust_accuracy"], second["skipped"]) == (0.4, True)
-    assert [flag["name"] for flag in outcome.flags] == ["zero_gradient"]
-
-
-def test_without_autoattack_the_remedy_is_named(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name, name=name)
-
-    monkeypatch.setattr(autoattack_adapter.importlib, "import_module", missing)
-    with pytest.raises(UserError, match=r"pip install 'score-jax\[torch\]'"):
-        autoattack_adapter.find_library()
+def test_distances_are_those_of_the_norms():
+    delta = np.float32([[0.3, -0.4]]).reshape(1, 1, 2, 1)
+    for norm, distance in (("linf", 0.4), ("l2", 0.5), ("l1", 0.7)):
+        found = recount.Threat(norm=norm, eps=1.0).distance(delta, np.zeros_like(delta))
+        np.testing.assert_allclose(found, [distance], rtol=1e-6)
