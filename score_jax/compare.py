@@ -11,7 +11,13 @@ import jax
 import numpy as np
 import torch
 
-from score_jax import compare_attacks, compare_layers, compare_measures, compare_sides
+from score_jax import (
+    compare_attacks,
+    compare_layers,
+    compare_measures,
+    compare_sides,
+    threat_models,
+)
 from score_jax import config as configs
 from score_jax.compare_sides import Side
 from score_jax.config_rules import check_eps
@@ -152,6 +158,7 @@ def _threat(one: Side, other: Side, norm: str, eps: float | None) -> tuple[str, 
         eps = next((spec["eps"] for spec in specs if spec.get("eps")), None)
     if not norm or eps is None:
         raise UserError("neither network names a norm and a radius; give --norm=linf --eps=8/255.")
+    lookup(threat_models.THREAT_MODELS, "norm", norm)
     if not math.isfinite(eps) or eps <= 0:
         raise UserError(f"--eps={eps:g} leaves nothing to attack; give a radius such as 8/255.")
     check_eps(eps, norm, "--eps")

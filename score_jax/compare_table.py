@@ -78,7 +78,7 @@ def _precisions(result: Mapping[str, Any]) -> Iterator[str]:
     for row in result["precisions"]:
         name = f"{row['precision']}, {'A' if row['side'] == result['a']['label'] else 'B'}"
         if row["is_float32_bit_by_bit"]:
-            yield f"{name:<18}equals float32 bit by bit on this device"
+            yield f"{name:<18}equals float32 bit by bit on this {result['devices']['jax']}"
             continue
         logits, gradients = row["logits"], row["gradients"]
         attacked = ""
@@ -93,6 +93,14 @@ def _precisions(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _layers(result: Mapping[str, Any]) -> Iterator[str]:
+    if rows := result.get("parameters"):
+        worst = max(rows, key=lambda row: row["relative_difference"])
+        yield f"parameters        {len(rows)} tensors " + (
+            f"compared; the largest relative difference is {worst['relative_difference']:.2g} at "
+            f"{worst['path']}"
+            if worst["relative_difference"]
+            else "equal bit by bit"
+        )
     layers = result.get("layers")
     if layers is None:
         yield f"modules           {result['layers_note']}"

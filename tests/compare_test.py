@@ -241,6 +241,7 @@ class Bomb:
         (lambda first, path: first, {"eps": 8.0}, "write 8/255"),
         (lambda first, path: first, {"eps": 0.0}, "leaves nothing"),
         (lambda first, path: first, {"steps": 0}, "must be 1 or more"),
+        (lambda first, path: first, {"norm": "l1"}, "unknown norm 'l1'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_one_line(first, tmp_path, capsys, make, options, message):
