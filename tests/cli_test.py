@@ -152,10 +152,11 @@ def test_evaluate_gets_its_flags(job, tmp_path):
 def test_autoattack_gets_its_flags(job, capsys):
     told = dict(clean_accuracy=0.9, robust_accuracy=0.5, num_examples=10)
     calls = job("official_autoattack", "run", told | dict(versions={}))
-    arguments = ["--artifact=b", "--attacks=apgd-ce,square", "--norm=l2", "--eps=1", "--seed=3"]
+    arguments = ["--artifact=b", "--attacks=apgd-ce,square", "--norm=l1", "--eps=1", "--seed=3"]
     assert cli.main(["autoattack", *arguments, "--backend=torch"]) == 0
-    expected = dict(data_dir="", num_examples=0, batch_size=500, eps=1.0, norm="l2", seed=3)
+    expected = dict(data_dir="", num_examples=0, batch_size=500, eps=1.0, norm="l1", seed=3)
     expected |= dict(attacks=("apgd-ce", "square"), version="standard", name="autoattack")
+    expected |= dict(chunk_size=500, seeding="chunk", shard="")
     assert calls == [(("b",), expected | dict(backend="torch"))]
     assert json.loads(capsys.readouterr().out) == told
 
