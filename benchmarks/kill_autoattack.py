@@ -28,7 +28,7 @@ from score_jax import official_autoattack
 from score_jax import official_autoattack_recount as recount
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
-SIDE, EPS = 8, 0.02
+SIDE, EPS = 8, 0.06
 
 
 def evaluate(folder: Path, images: int, chunk_size: int, pipe: int) -> None:

@@ -179,8 +179,11 @@ def evaluate(
     if by_jax is None:
         by_jax = _by_itself(network, device)
     sample = inputs.to_torch(images[: min(64, len(images))], device)
-    within_memory(network, lambda: torch_bridge.check_logits(network, sample, num_classes), report)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_arithmetic(model))
+        within_memory(
+            network, lambda: torch_bridge.check_logits(network, sample, num_classes), report
+        )
         if set_aside_other and identities.is_other(folder, identity):
             report(f"{folder} holds another evaluation; moved to {identities.set_aside(folder)}")
         (folder / CHUNKS).mkdir(parents=True, exist_ok=True)
@@ -193,9 +196,8 @@ def evaluate(
         tell(headline(plan, library, backend, shard))
         for note in notes:
             tell(note)
-        asked = network.batch_size
-        _go_on(plan, store, network, shard, tell)
-        stack.enter_context(_arithmetic(model))
+        asked = min(batch_size, plan.chunk_size)
+        _go_on(plan, store, network, asked, shard, tell)
         attacker = runner.Attacker(
             plan=plan, network=network, library=library, by_jax=by_jax, device=device,
             asked=asked, tell=tell,
@@ -209,16 +211,16 @@ def evaluate(
         )  # fmt: skip
 
 
-def _go_on(plan: Plan, store: Store, network: Limited, shard: Shard, tell: Tell) -> None:
+def _go_on(
+    plan: Plan, store: Store, network: Limited, asked: int, shard: Shard, tell: Tell
+) -> None:
     """Says from where an evaluation goes on, with the batch size that its memory allowed."""
     done = list(store.stored_facts())
     if not done:
         return
-    smaller = [
-        facts["batch_size"] for facts in done if facts["asked_batch_size"] == network.batch_size
-    ]
-    if min(smaller, default=network.batch_size) < network.batch_size:
-        network.resize(min(smaller))
+    fitted = [facts["batch_size"] for facts in done if facts["asked_batch_size"] == asked]
+    if min(fitted, default=asked) < network.batch_size:
+        network.resize(min(fitted))
     chunks = range(shard.index, plan.num_chunks, shard.count)
     steps = [(attack, chunk) for attack in (CLEAN, *plan.settings.attacks) for chunk in chunks]
     first = next((step for step in steps if not store.has(*step)), None)

@@ -174,15 +174,22 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Moves what an evaluation left into `earlier-1/` (or -2, ...) of its own folder."""
+    """Moves what an evaluation left into `earlier-1/` (or -2, ...) of its own folder.
+
+    Raises:
+      UserError: it is still at work.
+    """
     number = 1
     while (folder / f"earlier-{number}").exists():
         number += 1
     place = folder / f"earlier-{number}"
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith("earlier-")]
-    place.mkdir()
-    for entry in entries:
-        entry.rename(place / entry.name)
+    with contextlib.ExitStack() as stack:
+        if (folder / CHUNKS).exists():
+            stack.enter_context(locked(folder / CHUNKS, EVERYTHING))
+        place.mkdir()
+        for entry in entries:
+            entry.rename(place / entry.name)
     return place
 
 

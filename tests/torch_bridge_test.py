@@ -155,6 +155,18 @@ def test_a_batch_size_below_one_is_refused(artifact):
         torch_bridge.TorchClassifier(artifact, batch_size=0)
 
 
+def test_smaller_batches_give_the_same(artifact, images):
+    bridge = torch_bridge.TorchClassifier(artifact, batch_size=32)
+    before = bridge(images), input_gradient(bridge, images)
+    bridge.resize(5)
+    assert (bridge.batch_size, bridge.rungs) == (5, (5,))
+    after = bridge(images), input_gradient(bridge, images)
+    for found, expected in zip(after, before, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="batch_size=0"):
+        bridge.resize(0)
+
+
 def test_a_sound_classifier_passes_the_checks(bridge, images):
     torch_bridge.check_logits(bridge, images, 10)
 
