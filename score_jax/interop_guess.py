@@ -1,14 +1,13 @@
 """Which of our networks a file of weights is of, by its names and shapes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import torch
 
 from score_jax import artifact, interop, models
-from score_jax.interop_names import NAMES
 from score_jax.interop_read import describe_tensors
 from score_jax.types import BatchStats, Params, UserError
 
@@ -20,9 +19,15 @@ def template(section: Mapping[str, Any]) -> tuple[Params, BatchStats]:
     return jax.eval_shape(artifact.build_classifier(section).init, jax.random.key(0))
 
 
-def head(model_name: str, state: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
-    """Classes and features of the last layer of a file; None where it has none by that name."""
-    names = [theirs for ours, theirs in interop.rules(model_name) if ours == "logits"]
+def head(
+    lines: Iterable[tuple[str, str]], state: Mapping[str, torch.Tensor]
+) -> tuple[int, int] | None:
+    """Classes and features of the last layer of a file; None where it has none by that name.
+
+    Args:
+      lines: `interop.rules` of a model.
+    """
+    names = [theirs for ours, theirs in lines if ours == "logits"]
     names += [there for there in ("fc", "linear") if names[0] in ("fc", "linear")]
     for name in names:
         weight = state.get(f"{name}.weight")
@@ -42,8 +47,11 @@ def guess(state: Mapping[str, torch.Tensor], section: Mapping[str, Any], where: 
     """
     fitting, nearest = [], None
     for name in _candidates(state):
-        classes, _ = head(name, state)
-        expected = template({**section, "name": name, "num_classes": classes})
+        classes, _ = head(interop.rules(name), state)
+        try:
+            expected = template({**section, "name": name, "num_classes": classes})
+        except UserError:  # A network that does not take images of this size.
+            continue
         matched = interop.match(name, state, expected)
         if not matched.problems:
             fitting.append(name)
@@ -52,23 +60,31 @@ def guess(state: Mapping[str, torch.Tensor], section: Mapping[str, Any], where: 
             nearest = count, name, matched.problems
     if fitting:
         return fitting
-    close = f"; the nearest, {nearest[1]}, lacks a fit: {nearest[2]}" if nearest else ""
+    close = f"; the nearest is {nearest[1]}: {nearest[2]}" if nearest else ""
     raise UserError(
         f"{where} is of no network that is known ({describe_tensors(state)}){close}; give "
         f"--model, one of: {', '.join(models.known_names())}."
     )
 
 
-def _candidates(state: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """The names that the first layer, the last one and the number of blocks allow."""
+def _candidates(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The networks that most of the modules' names speak for; twins come together."""
+    modules = {name.rpartition(".")[0] for name in state}
     numbers = [int(found.group(1)) for found in map(_BLOCKS.match, state) if found]
+    if max(numbers, default=0) > len(state):
+        return []  # Blocks are counted from 0: such a file was not written by a network.
+    scores = {}
     for form in models.known_names():
-        name = re.sub("D-W", "10-1", form)
-        stem = NAMES[next(pattern for pattern in NAMES if re.fullmatch(pattern, name))][0][1]
-        size = head(name, state)
-        if f"{stem}.weight" not in state or size is None:
+        lines = interop.rules(form.replace("D-W", "10-1"))
+        size = head(lines, state)
+        if size is None or (form.startswith("wrn") and (not numbers or size[1] % 64)):
             continue
-        if form == name:
-            yield name
-        elif numbers and size[1] % 64 == 0:
-            yield form.replace("D-W", f"{6 * (max(numbers) + 1) + 4}-{size[1] // 64}")
+        name = form.replace("D-W", f"{6 * max(numbers, default=0) + 10}-{size[1] // 64}")
+        # The first of the blocks stands for all; where a shortcut is needed differs.
+        expected = {
+            theirs.format(g=0, g1=1, i=0)
+            for ours, theirs in lines
+            if "shortcut" not in ours and ours != "logits"
+        }
+        scores[name] = 2 * len(expected & modules) - len(expected)
+    return [name for name, score in scores.items() if score == max(scores.values())]

@@ -65,7 +65,7 @@ def load(
     }
     section["name"] = model or _guess(stored, section, normalization, str(path))
     expected = interop_guess.template(section)
-    if size := interop_guess.head(section["name"], stored.state):
+    if size := interop_guess.head(interop.rules(section["name"]), stored.state):
         _check_classes(size[0], spec.num_classes, str(path), dataset)
     matched = interop.match(section["name"], stored.state, expected)
     if matched.problems:

@@ -82,7 +82,7 @@ def read_state_dict(path: str | Path, weights: str = "ema") -> dict[str, torch.T
 
 def _format(path: Path) -> str:
     """The format of a file, by its first bytes."""
-    if "://" in str(path):
+    if re.match(r"[a-z0-9]+:/", str(path)):
         raise UserError(f"{path} is not a local file; download it first and give that.")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give {KNOWN}, or a folder of ours as --artifact.")

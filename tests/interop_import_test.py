@@ -215,7 +215,9 @@ def cut(path):
 
 
 REFUSED = {
-    "bomb": (lambda p: torch.save({"state_dict": Harmful()}, p), "asks for builtins.setattr; noth"),
+    "bomb": (
+        lambda p: torch.save({"state_dict": Harmful()}, p), "asks for setattr; nothing of it was"
+    ),
     "nan": (
         lambda p: torch.save(poisoned(state_of(SWISH), "layer.1.block.0.conv_1.weight", np.nan), p),
         "layer.1.block.0.conv_1.weight of {path} holds NaN",
@@ -301,7 +303,6 @@ def test_a_tensor_larger_than_its_file_is_refused_by_its_shape(tmp_path):
         (["a.pt"], "--out=DIR is needed"),
         (["a.pt", "--out=o", "--eps=8"], "--eps=8 is not a radius in pixel units"),
         (["a.pt", "--out=o", "--eps=big"], "--eps=big is not a number"),
-        (["a.pt", "--out=o", "--norm=l1"], "unknown norm 'l1'"),
         (["a.pt", "--out=o", "--dataset=mnist"], "unknown dataset 'mnist'"),
         (["a.pt", "--out=o", "--dataset=cifar10_edm"], "only adds to cifar10"),
         (["https://a/b.pt", "--out=o"], "is not a local file; download it first"),
@@ -382,7 +383,7 @@ def test_the_resnet_18_that_pyautoattack_ships_exports_back_equal(resnet_18):
     floats = [name for name, value in stored.items() if value.is_floating_point()]
     assert len(floats) == 102
     assert all(torch.equal(exported[name], stored[name]) for name in floats)
-    type(network)().load_state_dict(exported, strict=True)
+    network.load_state_dict(exported, strict=True)
 
 
 def both_logits(resnet_18, images):

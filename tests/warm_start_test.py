@@ -21,8 +21,7 @@ from score_jax import (
     train_state,
     warm_start,
 )
-from score_jax.data import pipeline, sources
-from score_jax.train_step import compile_step
+from score_jax.data import sources
 from score_jax.types import UserError
 from score_jax.workdir import find_workdir
 from tests.helpers import digits_config
@@ -76,7 +75,7 @@ def run_json(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_the_first_state_is_the_artifact_and_a_step_leaves_it_whole(start, data_dir):
+def test_the_first_state_is_the_artifact(start, data_dir):
     settings = config_of(data_dir, f"init_from={start}")
     run, layout = recipes.build(settings), mesh.create()
     key = jax.device_put(jax.random.key(0), layout.replicated)
@@ -89,11 +88,10 @@ def test_the_first_state_is_the_artifact_and_a_step_leaves_it_whole(start, data_
     ):  # fmt: skip
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert int(state.step) == 0
-    batch = next(iter(pipeline.train_batches(settings, 0, 1)))
-    local = layout.put_batch({name: batch[name] for name in ("images", "labels", "generated")})
-    after, _ = compile_step(run.recipe, layout)(state, local, key)
-    assert not np.array_equal(after.params["logits"]["kernel"], params["logits"]["kernel"])
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    # A step gives its buffers away, each once.
+    addresses = [leaf.addressable_shards[0].data.unsafe_buffer_pointer()
+                 for leaf in jax.tree.leaves((state.params, state.ema_params))]  # fmt: skip
+    assert len(set(addresses)) == len(addresses)
 
 
 def test_a_run_begins_there_and_goes_on_without_the_file(start, data_dir, tmp_path, monkeypatch):
