@@ -31,6 +31,7 @@ NOT_OFFICIAL = (
     "this attack runs in JAX and gives an upper estimate of the robust accuracy; the figure to "
     "report is the official AutoAttack's: score-jax autoattack"
 )
+CURVE = "an image lost at a radius stays lost at larger ones, whose balls contain it"
 
 
 def evaluate(
@@ -113,12 +114,10 @@ def evaluate(
         "robust_accuracy": len(outcome.robust) / len(indices),
         "official": False,
         "note": NOT_OFFICIAL,
+        "notes": list(outcome.notes),
         "attacks": outcome.attacks,
         "eps_curve": curve,
-        "eps_curve_attack": f"{names[-1]}; an image lost at a radius stays lost at larger ones, "
-        "whose balls contain it"
-        if curve
-        else "",
+        "eps_curve_attack": f"{names[-1]}; {CURVE}" if curve else "",
         "num_examples": len(indices),
         "dataset": data.name,
         "split": split,

@@ -30,11 +30,13 @@ class Outcome:
       attacks: of each, its name, what it leaves alone (`accuracy`, where that was measured) and
         what it and those before it leave together (`robust_accuracy`), and its seconds.
       found: what became of the watched images in the first attack, f32[h, w, c] by index.
+      notes: what looked doubtful on the way, as sentences.
     """
 
     robust: np.ndarray
     attacks: list[dict[str, Any]]
     found: dict[int, np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class Trial:
             robust=self.indices[result.robust],
             attacks=result.attacks,
             found={int(self.indices[row]): result.images[row] for row in rows},
+            notes=tuple(result.notes),
         )
 
     def curve(self, name: str, eps: float, norm: str, key: Key) -> Iterator[dict[str, float]]:

@@ -1,14 +1,16 @@
 """The evaluation job, on classifiers whose robust accuracy is known in closed form."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax import command_line, evaluate_attacks, evaluate_examiner, evaluate_trial
 from score_jax import evaluate as evaluate_module
-from score_jax import evaluate_examiner
+from score_jax.attacks import pgd
 from score_jax.data import sources
 from score_jax.evaluate import evaluate
 from score_jax.export import Artifact
@@ -115,6 +117,115 @@ def test_the_multi_targeted_attack_reaches_the_same_in_two_classes(judge, data):
     assert np.abs(examples["adversarial"] - examples["clean"]).max() == pytest.approx(0.05)
     small = judge(WEIGHTS, batch_size=4, **options)[1]
     np.testing.assert_array_equal(small["adversarial"], examples["adversarial"])
+
+
+@pytest.mark.parametrize("attack", ["cw", "pgd_plus", "multi_targeted_margin", "apgd-ce", "fab-t"])
+def test_every_attack_loses_what_theory_says(judge, data, attack):
+    options = {"steps": 20 if attack == "fab-t" else None, "eps": 0.05, "name": "pgd8"}
+    result, examples = judge(WEIGHTS, attack=attack, eps_curve=False, **options)
+    distance = margins(data, np.abs(WEIGHTS).sum())
+    assert result["robust_accuracy"] == (distance > 0.05).mean()
+    assert result["attack"].removeprefix(attack).isdigit()
+    assert np.abs(examples["adversarial"] - examples["clean"]).max() <= 0.05 + 1e-6
+    kinds = evaluate_attacks.ATTACKS
+    assert (result["step_size"] is None) == (kinds[attack].step_size is kinds["fab-t"].step_size)
+
+
+def test_square_needs_no_gradient_and_has_no_curve(judge, data):
+    result, _ = judge(WEIGHTS, attack="square", steps=100, eps=0.05, name="pgd8")
+    distance = margins(data, np.abs(WEIGHTS).sum())
+    clean = result["clean_accuracy"]
+    assert (distance > 0.05).mean() <= result["robust_accuracy"] < clean
+    assert result["eps_curve"] == [] and result["eps_curve_attack"] == ""
+
+
+def test_pgd_plus_keeps_the_first_iterate_that_is_wrong():
+    """The third iterate is wrong, those after it are right again."""
+    labels, images = jnp.asarray([0, 1], jnp.int32), jnp.full((2, 2, 2, 1), 0.5)
+
+    def logits(x):
+        moved = jnp.abs(x - 0.5).mean((1, 2, 3))
+        wrong = (moved > 0.025) & (moved < 0.035)
+        confident = jax.nn.one_hot(jnp.where(wrong, 1 - labels, labels), 2)
+        # The gradient always goes further the same way.
+        slope = jnp.stack([-x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1)
+        return slope - jax.lax.stop_gradient(slope) + confident
+
+    walk = pgd.create(norm="linf", eps=0.1, step_size=0.01, num_steps=6, start="zero")
+    setting = evaluate_attacks.Setting(norm="linf", steps=6, walk=walk)
+    keys = jax.random.split(jax.random.key(0), 2)
+    attack = evaluate_attacks._every_iterate(setting)
+    found = attack(logits, keys, images, labels, jnp.float32(0.1))
+    np.testing.assert_allclose(jnp.abs(found - 0.5), 0.03, atol=1e-6)
+    plain = evaluate_attacks._ascending("cross_entropy")(setting)
+    last = plain(logits, keys, images, labels, jnp.float32(0.1))
+    np.testing.assert_allclose(jnp.abs(last - 0.5), 0.06, atol=1e-6)
+
+
+def test_restarts_meet_only_those_that_still_stand(judge, monkeypatch):
+    real, calls = evaluate_examiner.Examiner.attack, []
+
+    def attack(self, name, indices, eps, key, watched):
+        kept, seen = real(self, name, indices, 0.0, key, watched)
+        calls.append((len(indices), jax.random.key_data(key).tolist()))
+        return kept[2:], seen
+
+    monkeypatch.setattr(evaluate_examiner.Examiner, "attack", attack)
+    options = {"attack": "cw", "restarts": 3, "eps_curve": False, "name": "pgd8"}
+    result, _ = judge(WEIGHTS, **options)
+    right = round(result["clean_accuracy"] * COUNT)
+    assert [count for count, _ in calls] == [right, right - 2, right - 4]
+    assert len({str(key) for _, key in calls}) == 3
+    assert round(result["robust_accuracy"] * COUNT) == right - 6
+    assert result["restarts"] == 3
+
+
+def test_on_training_images_those_of_the_validation_do_not_count(judge, data, monkeypatch):
+    monkeypatch.setattr(sources, "train_split", lambda name, data_dir: data)
+    monkeypatch.setattr(sources, "test_split", None)
+    spec = {"config": {"data": {"validation_size": 30}}}
+    result, examples = judge(WEIGHTS, split="train", spec=spec, name="pgd8-train", eps_curve=False)
+    assert (result["split"], result["num_examples"]) == ("train", COUNT - 30)
+    assert examples["indices"].min() >= 30
+    distance = margins(data, np.abs(WEIGHTS).sum())[30:]
+    assert result["clean_accuracy"] == (distance > 0).mean()
+    with pytest.raises(UserError, match="toy has 7 train images"):
+        judge(WEIGHTS, split="train", spec=spec, num_examples=8)
+
+
+def test_usual_names_tell_the_attack_and_the_split(judge, data, monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "train_split", lambda name, data_dir: data)
+    with pytest.raises(FileNotFoundError):  # Of the fixture, which looks for another name.
+        judge(WEIGHTS, split="train", eps_curve=False)
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["pgd8-train"]
+
+
+def test_autoattack_is_the_ensemble_in_jax_and_says_that_it_is_not_official(
+    judge, data, monkeypatch
+):
+    def ensemble(logits_fn, images, labels, **options):
+        assert options["norm"] == "linf" and options["eps"] == 0.05 and options["seed"] == 3
+        np.testing.assert_array_equal(images, data.images.astype(np.float32) / 255)
+        assert logits_fn(jnp.asarray(images)).shape == (COUNT, 2)
+        robust = np.arange(COUNT) < 5
+        attacks = [{"name": "apgd-ce", "robust_accuracy": robust.mean()}]
+        return types.SimpleNamespace(
+            images=images + np.float32(0.01), robust=robust, attacks=attacks, notes=["doubtful"]
+        )
+
+    monkeypatch.setattr(evaluate_trial, "autoattack", ensemble)
+    options = {"attack": "autoattack", "steps": None, "seed": 3, "eps": 0.05}
+    result, examples = judge(WEIGHTS, name="autoattack-jax", **options)
+    assert result["robust_accuracy"] == 5 / COUNT and result["official"] is False
+    assert (result["attack"], result["num_steps"]) == ("autoattack", None)
+    assert result["notes"] == ["doubtful"] and result["eps_curve"] == []
+    np.testing.assert_allclose(examples["adversarial"] - examples["clean"], 0.01, atol=1e-6)
+    with pytest.raises(UserError, match="--steps=5: autoattack has no steps"):
+        judge(WEIGHTS, attack="autoattack", steps=5)
+
+
+def test_the_command_line_knows_every_attack():
+    assert command_line.FLAGS["attack"][0].split("|") == list(evaluate_attacks.ATTACKS)
 
 
 def test_the_curve_goes_on_until_nothing_is_left(judge, data):
@@ -232,6 +343,7 @@ def test_a_name_belongs_to_one_model(judge, tmp_path):
         ({"restarts": 0}, "--restarts=0"),
         ({"attack": "fab-t", "restarts": 2}, "--restarts=2: fab-t has no restarts"),
         ({"split": "val"}, "unknown --split 'val'"),
+        ({"attack": "apgd-t"}, "needs 4 classes"),
         ({"num_examples": 38}, "toy has 37 test images"),
         ({"num_examples": -1}, "--num_examples=-1"),
         ({"name": "../up"}, "--name=../up"),
