@@ -89,9 +89,10 @@ def submit(
         leaderboard=not hub_only,
     )
     if claim.missing and not draft:
+        remedy = "Evaluate again" if claim.incomplete else "Add --hub_only for the Hub alone"
         raise UserError(
-            f"not for publication yet: {'; '.join(claim.missing)}. Evaluate again, or add --draft "
-            "to look at the bundle."
+            f"not for publication yet: {'; '.join(claim.missing)}. {remedy}, or add --draft to "
+            "look at the bundle."
         )
     network = submit_zoo.find(loaded.spec["model"])
     adversarial = submit_claim.adversarial_images(claim)

@@ -69,7 +69,8 @@ class Claim:
       result: result.json of the evaluation; folder: where it lies.
       dataset, norm ('linf', 'l2', 'l1'), eps (in pixel units).
       additional_data, footnote: of RobustBench.
-      missing: why this is a draft, one sentence each; empty for a claim that can be made.
+      incomplete: what the evaluation lacks, one sentence each.
+      unranked: why no leaderboard takes it.
     """
 
     result: Mapping[str, Any]
@@ -79,7 +80,13 @@ class Claim:
     eps: float
     additional_data: bool
     footnote: str
-    missing: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    unranked: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Why this is a draft; empty for a claim that can be made."""
+        return self.incomplete + self.unranked
 
     @property
     def threat(self) -> str:
@@ -147,9 +154,6 @@ def read(
         )
     eps = float(result["eps"]["value"] if isinstance(result["eps"], dict) else result["eps"])
     dataset = result.get("dataset") or artifact.spec.get("dataset") or "unknown"
-    missing = [*_incomplete(result, dataset, eps)]
-    if leaderboard:
-        missing += _unranked(dataset, result["norm"], eps)
     return Claim(
         result=result,
         folder=folder,
@@ -158,7 +162,8 @@ def read(
         eps=eps,
         additional_data=additional_data == "true" if additional_data else extra.outside,
         footnote=footnote or extra.footnote,
-        missing=tuple(missing),
+        incomplete=tuple(_incomplete(result, dataset, eps)),
+        unranked=tuple(_unranked(dataset, result["norm"], eps)) if leaderboard else (),
     )
 
 

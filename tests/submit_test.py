@@ -397,6 +397,8 @@ def test_a_bundle_that_fails_half_way_leaves_the_earlier_one(run, monkeypatch):
 
 def test_the_hub_takes_what_no_leaderboard_ranks_but_only_complete(run):
     edit(run, eps={"value": 4 / 255}, recount=dict(robust_accuracy=0.5, max_distance=4 / 255))
+    with pytest.raises(UserError, match="Add --hub_only"):
+        submit.submit(run, PAPER)
     told = submit.submit(run, PAPER, hub_only=True)
     assert not (run / "submit/robustbench").exists()
     assert not any("gdrive" in line for line in told)
