@@ -131,11 +131,10 @@ def test_a_network_without_gradient_gives_no_nan(key, norm):
 
     images = jax.random.uniform(key, (4, *SHAPE))
     keys, labels = jax.random.split(key, 4), jnp.zeros(4, jnp.int32)
-    for loss in apgd.LOSSES:
-        attack = functools.partial(
-            apgd.apgd, logits_fn, norm=norm, eps=EPS[norm], loss=loss, num_steps=20
-        )
-        assert (jax.jit(attack)(keys, images, labels) == images).all()
+    attack = functools.partial(
+        apgd.apgd, logits_fn, norm=norm, eps=EPS[norm], loss="dlr", num_steps=20
+    )
+    assert (jax.jit(attack)(keys, images, labels) == images).all()
     walk = apgd_walks.WALKS[norm](eps=EPS[norm])
     points = walk.start(keys, images)
     iterate = apgd_walks.Iterate(

@@ -33,6 +33,9 @@ def with_weights(logits_fn: Callable[[Array], Array], shape: tuple[int, ...]) ->
 
     As constants they would be compiled into every program.
     """
+    if isinstance(logits_fn, jax.stages.Wrapped):
+        # A jitted function would keep them to itself.
+        logits_fn = getattr(logits_fn, "__wrapped__", logits_fn)
     closed = jax.make_jaxpr(logits_fn)(jax.ShapeDtypeStruct(shape, np.float32))
 
     def apply(constants, images):
