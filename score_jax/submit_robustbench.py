@@ -56,10 +56,13 @@ def method(claim: Claim) -> str:
     """How the claim was measured, in one sentence without its full stop."""
     library = claim.result.get("attack_library") or {}
     names = ", ".join(attack["name"] for attack in claim.result["attacks"])
+    seed = f"seed {claim.result.get('seed')}"
+    if claim.result.get("seeding") == "chunk":
+        seed += f", another for each attack and each {claim.result['chunk_size']:,} images"
     return (
         f"{claim.result['attack']} {claim.result.get('attack_version', '')} ({names}; "
         f"{library.get('name', 'unknown package')} {library.get('version', '')}, "
-        f"seed {claim.result.get('seed')}) on {claim.result['num_examples']:,} test images"
+        f"{seed}) on {claim.result['num_examples']:,} test images"
     )
 
 

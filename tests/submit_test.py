@@ -133,7 +133,11 @@ def test_the_issue_fills_in_every_field_of_the_form(run):
     boxes = re.findall(r"^- \[(.)\]", issue, re.MULTILINE)
     assert boxes == ["x", " ", "x", " "]
     assert "https://huggingface.co/ada/robust" in issue
-    assert "20 test images" in issue
+    assert "pyautoattack 0.2.0, seed 0) on 20 test images" in issue
+    edit(run, seeding="chunk", chunk_size=1000)
+    submit.submit(run, PAPER)
+    issue = (run / "submit/robustbench/issue.md").read_text()
+    assert "seed 0, another for each attack and each 1,000 images) on 20 test images" in issue
 
 
 def test_the_torch_weights_load_strictly_and_give_the_logits_of_jax(run):
