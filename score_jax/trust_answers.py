@@ -13,7 +13,14 @@ MOVED_VALUES = 4
 def outputs(subject: Subject) -> Check:
     """Finite logits, no probabilities, not so large that float32 loses the gradient."""
     logits = subject.clean
-    is_finite = bool(np.isfinite(logits).all())
+    if not np.isfinite(logits).all():
+        return Check(
+            name="outputs",
+            colour="red",
+            finding="NaN or infinite logits",
+            numbers={"finite": False},
+            remedy="Find the first layer that overflows; nothing else was examined.",
+        )
     ordered = np.sort(logits, axis=-1)
     gaps = ordered[:, -1] - ordered[:, -2]
     sums = logits.sum(-1)
@@ -21,7 +28,7 @@ def outputs(subject: Subject) -> Check:
     accuracy, chance = float(subject.is_right.mean()), 1 / subject.num_classes
     numbers = {
         "clean_accuracy": accuracy,
-        "finite": is_finite,
+        "finite": True,
         "probabilities": are_probabilities,
         "largest_logit": float(np.abs(logits).max()),
         "median_gap": float(np.median(gaps)),
@@ -31,10 +38,7 @@ def outputs(subject: Subject) -> Check:
         f"logits up to {numbers['largest_logit']:.3g}, the largest two {numbers['median_gap']:.3g} "
         f"apart (median), {percent(accuracy)} right"
     )
-    if not is_finite:
-        colour, remedy = "red", "Find the first layer that overflows; nothing else was examined."
-        finding = "NaN or infinite logits"
-    elif are_probabilities:
+    if are_probabilities:
         colour, remedy = "red", "Give the logits: attacks on a softmax lose their gradients."
         finding = f"the outputs are probabilities, {percent(accuracy)} right"
     else:

@@ -75,7 +75,7 @@ def examine(
         eps=eps,
         num_classes=model["num_classes"],
         transfer_from=[*_given(against, loaded), *_own_checkpoints(loaded)],
-        official=_official_result(loaded, norm, eps, fingerprint),
+        official=official_result(loaded, norm, eps, fingerprint),
         coarse=artifacts.logits_fn(artifacts.load(artifact, "bfloat16")),
         normalisation=(model["mean"], model["std"]),
         seed=seed,
@@ -184,7 +184,7 @@ def _are_equal(tree: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     )
 
 
-def _official_result(
+def official_result(
     artifact: Artifact, norm: str, eps: float, fingerprint: str
 ) -> dict[str, Any] | None:
     """AutoAttack's result on the most images of this model, data, norm and radius."""

@@ -182,12 +182,13 @@ class Report:
             for colour in ("red", "amber")
         }
         if named["red"]:
+            further = f"; amber: {named['amber']}" if named["amber"] else ""
             return (
                 "red: do not rely on accuracies under gradient attacks of this network; see "
-                f"{named['red']}"
+                f"{named['red']}{further}"
             )
         if named["amber"]:
-            return f"amber: no sign of gradient masking is certain, but look at {named['amber']}"
+            return f"amber: look at {named['amber']}; no other check gives reason for doubt"
         return f"green: nothing found in {len(done)} checks"
 
     def __getitem__(self, name: str) -> Check:

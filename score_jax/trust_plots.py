@@ -25,7 +25,7 @@ LOSS_NAMES = {
     "cross_entropy": "cross-entropy, 10 starts",
     "margin": "margin",
     "normalised_cross_entropy": "normalised logits",
-    "targeted": "9 targets",
+    "targeted": "likely targets",
     "together": "the last three",
 }
 
@@ -57,24 +57,24 @@ def _steps(numbers, report: Report) -> Figure:
     _accuracy_axis(axes)
     largest = max(max(numbers["loss"]), 1e-9)
     relative = [value / largest for value in numbers["loss"]]
-    loss = Line(numbers["steps"], relative, f"loss (1 = {largest:.3g})", color(1), False, "o")
+    loss = Line(numbers["steps"], relative, f"loss ÷ {largest:.2g}", color(1), False, "o")
     draw_lines(axes, [line, loss])
     axes.xaxis.set_major_locator(FixedLocator(numbers["steps"]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("steps, cross-entropy, random start", loc="left")
     axes.grid(False, axis="x")
-    label_ends(axes, [line, Line(loss.x, loss.y, f"loss/{largest:.2g}", loss.color)])
+    label_ends(axes, [line, loss])
     return figure
 
 
 def _radius(numbers, report: Report) -> Figure:
     figure, axes = panel("Accuracy under PGD of growing radius", {})
     scale = 255 if report.eps < 0.05 and report.norm == "linf" else 1
-    x = [scale * eps for eps in numbers["eps"]]
-    draw_lines(axes, [Line(x, numbers["accuracy"], "", color(0), marker="o")])
+    x = [scale * eps for eps in numbers["eps"][1:]]  # Without 0: the largest is far away.
+    axes.set_xscale("log")
+    draw_lines(axes, [Line(x, numbers["accuracy"][1:], "", color(0), True, "o")])
     _accuracy_axis(axes)
-    axes.set_xlim(0)
     unit = "in 1/255" if scale == 255 else "pixels in [0, 1]"
     axes.set_xlabel(f"radius, {report.norm} ({unit}); the last one reaches every image", loc="left")
     axes.axvline(scale * report.eps, color=MUTED, linewidth=0.8)
@@ -82,6 +82,11 @@ def _radius(numbers, report: Report) -> Figure:
         "eps", (scale * report.eps, 1), xytext=(4, -1), textcoords="offset points", va="top",
         color=MUTED,
     )  # fmt: skip
+    ticks = [scale * report.eps * multiple for multiple in (0.25, 0.5, 1, 2, 4)]
+    ticks = [tick for tick in ticks if tick < x[-1] / 1.2] + [x[-1]]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.grid(False, axis="x")
     return figure
 
