@@ -5,42 +5,19 @@ import datetime
 import json
 import math
 import os
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from score_jax import config as config_module
-from score_jax.data import sources
+from score_jax.report_examples import Examples, examples_of
 from score_jax.types import UserError
 from score_jax.workdir import Workdir, find_workdir
 
 NORMS = {"linf": "L∞", "l2": "L2"}
 TIME_PARTS = ("attack", "update", "input", "validation", "checkpoint")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Some test images and what an attack made of them.
-
-    Attributes:
-      clean, adversarial, gradients: f32[n, h, w, c]; gradients may be absent.
-      clean_answers, adversarial_answers: a class name each, '' where it is not known.
-      is_right: bool[n], whether the adversarial image is still classified right.
-      attack: its name.
-    """
-
-    clean: np.ndarray
-    adversarial: np.ndarray
-    gradients: np.ndarray | None
-    labels: tuple[str, ...]
-    clean_answers: tuple[str, ...]
-    adversarial_answers: tuple[str, ...]
-    is_right: tuple[bool, ...]
-    attack: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +29,8 @@ class Run:
       config: of the run, in `config.to_dict` form.
       metrics: the lines of metrics.jsonl.
       model: export/model.json, or {}.
-      results: evaluation name -> result.json, of the exported model only.
+      results: evaluation name -> result.json, of the exported model on test images only.
+      train_results: likewise on training images.
       outdated: names of evaluations of another export.
       official, quick: the names of AutoAttack's and PGD's result at the run's own eps; '' without.
     """
@@ -64,6 +42,7 @@ class Run:
     metrics: tuple[dict[str, float], ...]
     model: dict[str, Any]
     results: dict[str, dict[str, Any]]
+    train_results: dict[str, dict[str, Any]]
     outdated: tuple[str, ...]
     official: str
     quick: str
@@ -99,8 +78,9 @@ class Run:
     @property
     def judge(self) -> str:
         """'val/pgd40_accuracy', the metric of the selection attack; '' without."""
-        names = {name for line in self.metrics for name in line if name.startswith("val/pgd")}
-        return max(names, default="")
+        names = {name for line in self.metrics for name in line}
+        judges = {name for name in names if re.fullmatch(r"val/a?pgd.*_accuracy", name)}
+        return max(judges, default="")
 
     @property
     def training_seconds(self) -> float | None:
@@ -140,7 +120,7 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
     config = config_module.to_dict(workdir.read_config())
     model = _read_json(workdir.export / "model.json")
     sha256 = (model.get("sha256") or {}).get("model.safetensors")
-    results, outdated = {}, []
+    results, train_results, outdated = {}, {}, []
     for file in sorted(workdir.path.glob("eval/*/result.json")):
         result = _read_json(file)
         if not {"clean_accuracy", "robust_accuracy", "num_examples", "eps"} <= result.keys():
@@ -148,7 +128,8 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
         if sha256 and result.get("model_sha256") != sha256:
             outdated.append(file.parent.name)
         else:
-            results[file.parent.name] = result
+            kept = train_results if result.get("split") == "train" else results
+            kept[file.parent.name] = result
     official = _choose(results, config, is_official)
     quick = _choose(results, config, _is_pgd)
     return Run(
@@ -159,10 +140,11 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
         metrics=tuple(_read_metrics(workdir.metrics)),
         model=model,
         results=results,
+        train_results=train_results,
         outdated=tuple(outdated),
         official=official,
         quick=quick,
-        examples=_examples(workdir, config, results, quick, official, data_dir),
+        examples=examples_of(workdir, config, results, quick, official, data_dir),
     )
 
 
@@ -187,7 +169,8 @@ def is_official(result: Mapping[str, Any]) -> bool:
 
 
 def _is_pgd(result: Mapping[str, Any]) -> bool:
-    return result.get("official") is False and str(result.get("attack")).startswith("pgd")
+    is_pgd = re.fullmatch(r"pgd\d+", str(result.get("attack"))) is not None
+    return result.get("official") is False and is_pgd
 
 
 def _choose(results: Mapping[str, Any], config: Mapping[str, Any], accept: Any) -> str:
@@ -232,68 +215,3 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
         if {"step", "epoch"} <= numbers.keys():
             lines.append(numbers)
     return lines
-
-
-def _examples(
-    workdir: Workdir,
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    quick: str,
-    official: str,
-    data_dir: str,
-) -> Examples | None:
-    spec = sources.DATASETS.get(config["data"]["name"])
-    names = spec.class_names if spec else ()
-
-    def written(classes: Any) -> tuple[str, ...]:
-        return tuple(names[c] if c < len(names) else f"class {c}" for c in np.asarray(classes))
-
-    path = workdir.eval(quick) / "examples.npz"
-    if quick and path.exists():
-        found = _read_arrays(path)
-        predictions = found["adversarial_predictions"]
-        return Examples(
-            clean=found["clean"],
-            adversarial=found["adversarial"],
-            gradients=found["gradients"],
-            labels=written(found["labels"]),
-            clean_answers=written(found["clean_predictions"]),
-            adversarial_answers=written(predictions),
-            is_right=tuple((predictions == found["labels"]).tolist()),
-            attack=f"PGD-{results[quick]['num_steps']}, cross-entropy",
-        )
-    path = workdir.eval(official) / "adversarial.npz"
-    if official and path.exists():
-        return _saved_by_autoattack(_read_arrays(path), config["data"]["name"], data_dir, written)
-    return None
-
-
-def _saved_by_autoattack(
-    found: Mapping[str, np.ndarray], dataset: str, data_dir: str, written: Any
-) -> Examples | None:
-    """One image a class of what AutoAttack saved; its file holds no predictions."""
-    try:
-        clean = sources.test_split(dataset, data_dir).images
-    except UserError:
-        return None  # Without the dataset there is nothing to show them beside.
-    _, first = np.unique(found["labels"], return_index=True)
-    first = first[:10]
-    unknown = ("",) * len(first)
-    return Examples(
-        clean=clean[first].astype(np.float32) / 255,
-        adversarial=found["images"][first],
-        gradients=None,
-        labels=written(found["labels"][first]),
-        clean_answers=unknown,
-        adversarial_answers=unknown,
-        is_right=tuple(found["robust"][first].tolist()),
-        attack="AutoAttack",
-    )
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not readable ({error}); run the evaluation again") from None

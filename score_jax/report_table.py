@@ -44,15 +44,24 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _pgd(run: Run, steps: int) -> float | None:
-    """Accuracy under PGD with cross-entropy, of the evaluation on the most images."""
+def _attacked(run: Run, attack: str, split: str = "test") -> Mapping[str, Any]:
+    """The result of that attack at the run's own radius on the most images; {} without."""
+    results = run.train_results if split == "train" else run.results
     fitting = [
         result
-        for result in run.results.values()
-        if result.get("attack") == f"pgd{steps}" and report_run.is_at_own_radius(result, run.config)
+        for result in results.values()
+        if result.get("attack") == attack and report_run.is_at_own_radius(result, run.config)
     ]
-    best = max(fitting, key=lambda result: result["num_examples"], default={})
-    return _percent(cross_entropy_accuracy(best))
+    return max(fitting, key=lambda result: result["num_examples"], default={})
+
+
+def _pgd(run: Run, steps: int, split: str = "test") -> float | None:
+    """Accuracy under PGD with cross-entropy."""
+    return _percent(cross_entropy_accuracy(_attacked(run, f"pgd{steps}", split)))
+
+
+def _pgd_plus(run: Run) -> float | None:
+    return _percent(_attacked(run, "pgd_plus40").get("robust_accuracy"))
 
 
 def cross_entropy_accuracy(result: Mapping[str, Any]) -> float | None:
@@ -75,6 +84,17 @@ def _clean(run: Run) -> float | None:
     return _percent(run.clean_accuracy)
 
 
+def _train(run: Run) -> float | None:
+    """Clean accuracy on training images, by the evaluation with the most of them."""
+    results = run.train_results.values()
+    best = max(results, key=lambda result: result["num_examples"], default={})
+    return _percent(best.get("clean_accuracy"))
+
+
+def _gap(on_train: float | None, on_test: float | None) -> float | None:
+    return None if None in (on_train, on_test) else on_train - on_test
+
+
 def _lipschitz(run: Run) -> float | None:
     """As the published code estimates it, which is not the maximum that was meant."""
     path = run.workdir.path / "analysis" / "lipschitz.json"
@@ -88,13 +108,18 @@ def _lipschitz(run: Run) -> float | None:
 MEASURES: dict[str, Measure] = {
     "clean": _clean,
     "AutoAttack": lambda run: _percent(run.official_result.get("robust_accuracy")),
+    "train": _train,
     "test": _clean,
+    "gap": lambda run: _gap(_train(run), _clean(run)),
     "adv test": lambda run: _pgd(run, 10),
+    "adv gap": lambda run: _gap(_pgd(run, 10, "train"), _pgd(run, 10)),
     "test Lipschitz": _lipschitz,
     "best clean": _of("best", _clean),
     "best PGD-20": _of("best", lambda run: _pgd(run, 20)),
+    "best PGD+": _of("best", _pgd_plus),
     "last clean": _of("last", _clean),
     "last PGD-20": _of("last", lambda run: _pgd(run, 20)),
+    "last PGD+": _of("last", _pgd_plus),
 }
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from score_jax import config as config_module
-from score_jax import recipes, report_table
+from score_jax import recipes, report_run, report_table
 from score_jax.types import UserError
 
 SHA = "c0ffee" + 58 * "0"
@@ -108,6 +108,29 @@ def test_adversarial_accuracy_is_that_of_pgd_with_cross_entropy(tmp_path):
     assert "12.50" in report_table.compare("yang", tmp_path)
     write(folder / "analysis" / "lipschitz.json", found | {"model_sha256": "0"})
     assert "12.50" not in report_table.compare("yang", tmp_path)
+
+
+def test_training_images_fill_the_columns_of_the_gaps_and_no_other(tmp_path):
+    folder = make_run(tmp_path / "at", "cifar10_yang.py:method=at")
+    path = folder / "eval" / "pgd10" / "result.json"
+    attacks = [{"name": "pgd10-cross_entropy", "accuracy": 0.75}]
+    train = dict(split="train", clean_accuracy=0.99, num_examples=40000, attacks=attacks)
+    write(folder / "eval" / "train" / "result.json", json.loads(path.read_text()) | train)
+    row = row_of(report_table.compare("yang", tmp_path), "AT wrn-40-10-relu")
+    assert row == [
+        "99.84", "99.00", "83.51", "88.12", "43.51", "50.00", "26.23", "16.33", "10.88",
+        "49.94", "25.00", "cifar10_yang.py:method=at",
+    ]  # fmt: skip
+
+
+def test_pgd_plus_has_its_column_and_is_no_pgd(tmp_path):
+    folder = make_run(tmp_path / "run", "cifar10_gairat.py")
+    path = folder / "eval" / "pgd20" / "result.json"
+    plus = dict(attack="pgd_plus40", robust_accuracy=0.4321, num_examples=20000)
+    write(folder / "eval" / "pgd_plus40" / "result.json", json.loads(path.read_text()) | plus)
+    row = row_of(report_table.compare("gairat", tmp_path), "GAIRAT wrn-34-10-relu")
+    assert row[:6] == ["85.75", "88.12", "57.81", "48.75", "55.61", "43.21"]
+    assert report_run.read(folder).quick == "pgd20"
 
 
 @pytest.mark.parametrize(("checkpoint", "columns"), [("best", (1, 3)), ("last", (4, 6))])
