@@ -14,7 +14,6 @@ import safetensors
 import safetensors.numpy
 
 from score_jax import models
-from score_jax.models import NormalizeBy
 from score_jax.types import Array, BatchStats, Params, UserError
 
 FORMAT, FORMAT_VERSION = "score_jax artifact", 1
@@ -95,16 +94,6 @@ def build_classifier(model: Mapping[str, Any], precision: str = "float32") -> mo
         std=tuple(model["std"]),
         precision=precision,
     )
-
-
-def evaluate_logits(
-    classifier: models.Classifier, variables: Mapping[str, Any], images: Array
-) -> Array:
-    """f32[b, k] by running statistics; variables is {'params': ..., 'batch_stats': ...}."""
-    logits, _ = classifier.apply(
-        variables["params"], variables["batch_stats"], images, normalize_by=NormalizeBy.RUNNING
-    )
-    return logits
 
 
 def load(path: str | os.PathLike[str], precision: str = "float32") -> Artifact:
@@ -193,5 +182,5 @@ def logits_fn(artifact: Artifact) -> Callable[[Array], Array]:
     """A jitted function from images f32[b, h, w, c] in [0, 1] to logits f32[b, k]."""
     variables = jax.device_put({"params": artifact.params, "batch_stats": artifact.batch_stats})
     # Weights as arguments: as constants they would be compiled into every program.
-    forward = jax.jit(lambda held, images: evaluate_logits(artifact.classifier, held, images))
+    forward = jax.jit(lambda held, images: artifact.classifier.logits(**held, images=images))
     return lambda images: forward(variables, images)

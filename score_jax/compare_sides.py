@@ -4,7 +4,6 @@ Images are f32[b, h, w, c] in [0, 1] on both sides; layouts are changed here and
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from score_jax import artifact as artifacts
 from score_jax import compare_layers, interop, interop_load, torch_models
-from score_jax.artifact import WEIGHTS, Artifact, evaluate_logits
+from score_jax.artifact import WEIGHTS, Artifact
 from score_jax.divergences import label_cross_entropy
 from score_jax.types import UserError
 
@@ -133,7 +132,10 @@ def _check_alike(one: Side, other: Side) -> None:
 def jax_side(artifact: Artifact, *, label: str) -> Side:
     """The network of an artifact, computed by JAX at the precision it was loaded with."""
     variables = jax.device_put({"params": artifact.params, "batch_stats": artifact.batch_stats})
-    forward = functools.partial(evaluate_logits, artifact.classifier)
+
+    def forward(held, images):
+        return artifact.classifier.logits(**held, images=images)
+
     order: list[str] = []
 
     def loss(images, held, labels):

@@ -25,7 +25,8 @@ StepSize = Callable[[float, int, Mapping[str, Any]], tuple[float | None, str]]
 
 def _usual_step(eps: float, steps: int, selection: Mapping[str, Any]) -> tuple[float, str]:
     """The selection attack's, where that is the same PGD."""
-    if selection.get("num_steps") == steps and abs(selection.get("eps", -1) - eps) < 1e-9:
+    is_pgd = selection.get("name", "pgd") == "pgd" and selection.get("num_steps") == steps
+    if is_pgd and abs(selection.get("eps", -1) - eps) < 1e-9:
         return selection["step_size"], "config.validation.attack.step_size"
     return 2.5 * eps / steps, "2.5 * eps / num_steps"
 

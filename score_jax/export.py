@@ -5,7 +5,6 @@ PyTorch, `model.stablehlo` is the program. Reading one runs no code of the files
 """
 
 import datetime
-import functools
 import importlib.util
 import json
 import math
@@ -33,7 +32,6 @@ from score_jax.artifact import (
     Artifact,
     build_classifier,
     check_finite,
-    evaluate_logits,
     flatten,
     load,
     logits_fn,
@@ -66,7 +64,7 @@ def program(classifier: models.Classifier, params: Params, batch_stats: BatchSta
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.float32),
         {"params": params, "batch_stats": batch_stats},
     )
-    forward = jax.jit(functools.partial(evaluate_logits, classifier))
+    forward = jax.jit(lambda held, images: classifier.logits(**held, images=images))
     exported = jax.export.export(forward, platforms=("cpu", "cuda", "tpu"))(variables, images)
     return bytes(exported.serialize(vjp_order=1))
 

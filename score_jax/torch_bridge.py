@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from score_jax.artifact import Artifact, evaluate_logits
+from score_jax.artifact import Artifact
 from score_jax.types import Array, UserError
 
 RANGE_TOLERANCE = 1e-6  # Rounding of an attack's last clip; beyond it the input is not an image.
@@ -97,7 +97,7 @@ class TorchClassifier(nn.Module):
         )
 
         def forward(variables, images):
-            return evaluate_logits(artifact.classifier, variables, images.transpose(0, 2, 3, 1))
+            return artifact.classifier.logits(**variables, images=images.transpose(0, 2, 3, 1))
 
         def logits(variables, images):
             self.compilations += 1  # The body runs once, when a new shape is traced.

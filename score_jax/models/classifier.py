@@ -53,6 +53,10 @@ class Classifier:
     dropout: float = 0.0
     activations: Callable[[Params, BatchStats, Array], dict[str, Array]] | None = None
 
+    def logits(self, params: Params, batch_stats: BatchStats, images: Array) -> Array:
+        """f32[b, k] of images f32[b, h, w, c], by running statistics: what an evaluation sees."""
+        return self.apply(params, batch_stats, images, normalize_by=NormalizeBy.RUNNING)[0]
+
 
 def _fill(template: nnx.State, values: Mapping[str, Any], name: str) -> nnx.State:
     """The template state holding `values`, after a comparison of every path and shape."""
