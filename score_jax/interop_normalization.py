@@ -36,8 +36,13 @@ def choose(
     channels, name = section["image_shape"][-1], section["name"]
     usual = section["mean"], section["std"]
     held = (constants["mean"], constants["std"]) if constants else None
-    if asked in ("dataset", ""):
-        chosen, words = (usual, "of the dataset") if asked or not held else (held, "of the file")
+    if held and not asked:
+        # Stored in single precision: as the dataset's own numbers where it is those.
+        is_usual = np.allclose(_spread(held, channels, where), usual, atol=1e-6)
+        chosen = usual if is_usual else held
+        words = "of the file, which are the dataset's" if is_usual else "of the file"
+    elif asked in ("dataset", ""):
+        chosen, words = usual, "of the dataset"
     elif asked == "none":
         chosen, words = ((0.0,), (1.0,)), "none"
     else:

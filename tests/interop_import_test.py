@@ -144,6 +144,10 @@ def test_normalisation_is_chosen_once_and_never_silently(tmp_path):
     given = interop_load.load(plain, normalization="0.5;0.1,0.2,0.3").model
     assert (given["mean"], given["std"]) == ((0.5,) * 3, (0.1, 0.2, 0.3))
     assert interop_load.load(own).model["std"] == pytest.approx((0.2,) * 3)
+    usual = {"mean": torch.tensor(CIFAR10.mean), "std": torch.tensor(CIFAR10.std)}
+    found = interop_load.load(saved(tmp_path, {**state_of(SWISH), **usual}, "usual.pt"))
+    assert (found.model["mean"], found.model["std"]) == (CIFAR10.mean, CIFAR10.std)
+    assert found.origin["normalization"].startswith("of the file, which are the dataset's: mean 0.")
     with pytest.raises(UserError, match="which --normalization=dataset is not; leave the flag out"):
         interop_load.load(own, normalization="dataset")
     for text in ("datset", "0.5", "0.5;0", "0.5;nan", "0.1,0.2;1"):
