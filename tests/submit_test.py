@@ -135,9 +135,11 @@ def test_the_issue_fills_in_every_field_of_the_form(run):
     assert "https://huggingface.co/ada/robust" in issue
     assert "pyautoattack 0.2.0, seed 0) on 20 test images" in issue
     edit(run, seeding="chunk", chunk_size=1000)
-    submit.submit(run, PAPER)
+    submit.submit(run, submit_paper.describe(**given(license="apache-2.0")))
     issue = (run / "submit/robustbench/issue.md").read_text()
     assert "seed 0, another for each attack and each 1,000 images) on 20 test images" in issue
+    assert re.findall(r"^- \[(.)\]", issue, re.MULTILINE) == ["x", " ", " ", "x"]
+    assert issue.endswith("located here: https://www.apache.org/licenses/LICENSE-2.0\n")
 
 
 def test_the_torch_weights_load_strictly_and_give_the_logits_of_jax(run):
