@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from score_jax.report_style import INK, MUTED, STYLE, color, panel, percent_axis, to_png, to_svg
 
@@ -68,6 +69,7 @@ def _layers(layers: Mapping[str, Any]) -> Figure:
         axes.scatter(places, values, c=tints, s=9, zorder=3)
         axes.set_yscale("log")
         axes.set_xlabel("modules in the order of the computation", loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.axhline(layers["tolerance"], color=MUTED, linewidth=0.8)
         _limit(axes.set_ylim, values, layers["tolerance"])
     axes.minorticks_off()

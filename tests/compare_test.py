@@ -1,6 +1,7 @@
 """Two networks compared: what is one is called one, and what is not is found where it is not."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,9 +31,12 @@ def save(folder, seed, **model):
     noisy = jax.tree.map(lambda leaf: leaf + rng.uniform(0, 0.1, leaf.shape), batch_stats)
     params["logits"]["kernel"] = params["logits"]["kernel"] * 20
     noisy = jax.tree.map(np.float32, noisy)
-    return export.save_artifact(
-        folder / "export", model=fields, params=params, batch_stats=noisy, info=INFO
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Its program, which takes seconds to compile, is not asked here.
+        patch.setattr(export, "program", lambda *arguments: b"")
+        return export.save_artifact(
+            folder / "export", model=fields, params=params, batch_stats=noisy, info=INFO
+        )
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +49,17 @@ def second(tmp_path_factory):
     return save(tmp_path_factory.mktemp("second"), 1)
 
 
-@pytest.fixture(autouse=True)
-def data(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def data():
     random = np.random.default_rng(0)
     split = sources.Images(
         images=random.integers(0, 256, (COUNT, 8, 8, 1)).astype(np.uint8),
         labels=random.integers(0, 10, COUNT).astype(np.int32),
         fingerprint="f" * 64, name="digits", split="test", path="",
     )  # fmt: skip
-    monkeypatch.setattr(sources, "test_split", lambda name, data_dir="": split)
-    return split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "test_split", lambda name, data_dir="": split)
+        yield split
 
 
 def run(*paths, out, **options):
@@ -70,8 +75,14 @@ def changed(first, path, change):
     return path
 
 
-def test_an_export_is_its_own_pytorch_file(first, tmp_path):
-    result = run(first, out=tmp_path, precisions=("tf32", "bf16"))
+@pytest.fixture(scope="module")
+def own(data, first, tmp_path_factory):
+    """The first network against its own PyTorch file."""
+    return run(first, out=tmp_path_factory.mktemp("own"), precisions=("tf32", "bf16"))
+
+
+def test_an_export_is_its_own_pytorch_file(own):
+    result = own
     assert (result["a"]["engine"], result["b"]["engine"]) == ("jax", "torch")
     assert result["verdict"].startswith("same to rounding")
     assert result["logits"]["max_relative_difference"] < 1e-5
@@ -84,7 +95,7 @@ def test_an_export_is_its_own_pytorch_file(first, tmp_path):
     assert tf32["is_float32_bit_by_bit"]  # On a CPU; measured, not assumed.
     assert not bfloat16["is_float32_bit_by_bit"]
     assert 1e-4 < bfloat16["logits"]["max_relative_difference"] < 0.1
-    written = json.loads((tmp_path / "compare.json").read_text())
+    written = json.loads((Path(own["folder"]) / "compare.json").read_text())
     assert written["verdict"] == result["verdict"] and written["num_examples"] == COUNT
     lines = compare_table.describe(result)
     assert lines[-1] == f"verdict: {result['verdict']}"
@@ -131,11 +142,7 @@ def test_other_architectures_are_compared_without_their_modules(first, tmp_path)
     assert any("skipped" in line for line in compare_table.describe(result))
 
 
-def test_neither_batch_size_nor_count_change_an_answer(first, tmp_path):
-    small = run(first, out=tmp_path, batch_size=7, num_examples=10)
-    large = run(first, out=tmp_path, batch_size=500)
-    robust = [set(large["pgd"]["robust"]["differing_images"]) == set()]
-    assert robust == [True] and small["num_examples"] == 10
+def test_neither_batch_size_nor_count_change_an_answer(first):
     side, _ = open_both(str(first), "")
     images = np.random.default_rng(1).uniform(0, 1, (9, 8, 8, 1)).astype(np.float32)
     labels = np.arange(9)
@@ -261,25 +268,24 @@ def test_two_files_without_a_dataset_are_refused(first):
         compare.compare(path)
 
 
-def test_the_job_prints_the_verdict_and_writes_pictures(first, second, tmp_path, capsys):
-    words = ["compare", str(first), str(second), f"--out={tmp_path}", "--steps=2"]
-    assert cli.main([*words, "--precisions=float32", "--num_examples=8"]) == 0
+def test_the_job_prints_the_verdict_and_writes_pictures(first, tmp_path, capsys):
+    words = ["compare", str(first), f"--out={tmp_path}", "--steps=2", "--precisions=float32"]
+    assert cli.main([*words, "--num_examples=8"]) == 0
     out = capsys.readouterr().out
-    assert "verdict: different networks" in out
+    assert "verdict: same to rounding" in out
     assert {"layers.png", "agreement.svg", "precision.png"} <= {p.name for p in tmp_path.iterdir()}
     assert cli.main(["compare", str(first), str(tmp_path / "no.pt")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert cli.main(["compare"]) == 2
 
 
-def test_pictures_of_deep_networks(first, tmp_path):
-    result = run(first, out=tmp_path)
+def test_pictures_of_deep_networks(own):
     rows = [
         {"path": f"layer_{i}", "relative_difference": 10.0 ** (i // 5 - 7), "max_difference": 1.0}
         for i in range(40)
     ]
-    result["layers"] |= {"modules": rows, "parted_at": "layer_15"}
-    figures = compare_plots.draw(result)
+    layers = {**own["layers"], "modules": rows, "parted_at": "layer_15"}
+    figures = compare_plots.draw({**own, "layers": layers})
     assert set(figures) == {"layers", "agreement", "precision"}
     (axes,) = figures["layers"].axes
     assert any("layer_15" in text.get_text() for text in axes.texts)
