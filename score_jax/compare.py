@@ -120,14 +120,14 @@ def compare(
         }
         report(f"PGD-{steps} done against both")
     result["precisions"] = []
-    for side in (one, other):
+    for place, side in (("a", one), ("b", other)):
         for name in precisions if side.engine == "jax" else ():
             again = compare_sides.at_precision(side, name)
             row = _at_precision(again, answers[side], slopes[side], images, labels, ask)
             if found:
                 walked = (found[side], walk(again, images, labels, ask))
                 row["pgd"] = compare_attacks.compare_pgd((side, again), walked, labels, ask)
-            result["precisions"].append({"side": side.label, "precision": name, **row})
+            result["precisions"].append({"side": place, "precision": name, **row})
             report(f"{again.label}: compared with its float32")
     if "autoattack" in attacks:
         official = compare_attacks.Official(

@@ -124,8 +124,7 @@ def _precision(result: Mapping[str, Any]) -> Figure:
     """The largest relative difference of logits: B from A, and each policy from float32."""
     rows = {"B from A": result["logits"]}
     for row in result["precisions"]:
-        side = "A" if row["side"] == result["a"]["label"] else "B"
-        rows[f"{side}, {row['precision']}"] = row["logits"]
+        rows[f"{row['side'].upper()}, {row['precision']}"] = row["logits"]
     left = 0.25 + 0.065 * max(map(len, rows))
     figure, axes = panel(
         "Largest relative difference of logits", {}, 0.75 + 0.24 * len(rows), left=left, right=0.75

@@ -76,7 +76,7 @@ def _row(name: str, accuracy: Mapping[str, float], robust: Mapping[str, Any] | N
 
 def _precisions(result: Mapping[str, Any]) -> Iterator[str]:
     for row in result["precisions"]:
-        name = f"{row['precision']}, {'A' if row['side'] == result['a']['label'] else 'B'}"
+        name = f"{row['precision']}, {row['side'].upper()}"
         if row["is_float32_bit_by_bit"]:
             yield f"{name:<18}equals float32 bit by bit on this {result['devices']['jax']}"
             continue

@@ -94,6 +94,7 @@ def test_an_export_is_its_own_pytorch_file(own):
     tf32, bfloat16 = result["precisions"]
     assert tf32["is_float32_bit_by_bit"]  # On a CPU; measured, not assumed.
     assert not bfloat16["is_float32_bit_by_bit"]
+    assert (bfloat16["side"], bfloat16["precision"]) == ("a", "bfloat16")
     assert 1e-4 < bfloat16["logits"]["max_relative_difference"] < 0.1
     written = json.loads((Path(own["folder"]) / "compare.json").read_text())
     assert written["verdict"] == result["verdict"] and written["num_examples"] == COUNT
