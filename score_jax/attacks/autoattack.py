@@ -104,7 +104,7 @@ def autoattack(
     batches = Batches(logits_fn, images, labels, batch_size)
     everyone = np.arange(len(images))
     clean = batches.logits(everyone)
-    again = batches.logits(everyone[: batches.rungs[-1]])
+    again = batches.logits(everyone[: batches.largest])
     inputs.check_logits(clean, again, batches.logits_of_few())
 
     standing = everyone[clean.argmax(1) == labels]
@@ -116,6 +116,8 @@ def autoattack(
     for name in names:
         started, before, skipped = time.monotonic(), len(standing), not len(standing)
         key = jax.random.fold_in(jax.random.key(seed), list(ATTACKS).index(name))
+        if not skipped:
+            batches.fit(len(standing))
         search = ATTACKS[name](batches, standing, clean, key, np.float32(eps), settings)
         for indices, found in () if skipped else search:
             adversarial[indices] = found

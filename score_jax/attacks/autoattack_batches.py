@@ -62,9 +62,19 @@ class Batches:
         """logits_fn: a `Partial` travels as it is: a call with other weights compiles nothing."""
         self.layout = mesh.create()
         self.images, self.labels = images, labels
+        self._logits_fn, self._batch_size = logits_fn, batch_size
         self.rungs = ladder(min(batch_size, len(images)), self.layout.num_devices)
-        self._logits_fn = logits_fn
+        self.largest = self.rungs[-1]
         self._placed: dict[int, Partial] = {}
+
+    def fit(self, count: int) -> None:
+        """Makes the sizes those of a new program over `count` images, in equal batches.
+
+        Those of a `Partial` stay, so that they come again in the next call.
+        """
+        if not isinstance(self._logits_fn, Partial):
+            size = -(-count // -(-count // self._batch_size))
+            self.rungs = ladder(size, self.layout.num_devices)
 
     def run(
         self, program: Callable[..., Any], indices: np.ndarray, *scalars: Any,
@@ -77,7 +87,8 @@ class Batches:
             arrays [b, ...]; of `compile`.
           scalars: the same for every batch.
           given: further arrays [n, ...] over all images.
-          largest: fill up to the largest size, so that the same program answers for every image.
+          largest: fill up to the first and largest size, so that one program answers for every
+            image.
         """
         scalars = jax.device_put(scalars, self.layout.replicated)
         results = []
@@ -104,10 +115,10 @@ class Batches:
 
     def _parts(self, indices, largest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(the indices that count, those of the batch), the latter filled up with copies."""
-        for start in range(0, len(indices), self.rungs[-1]):
-            part = indices[start : start + self.rungs[-1]]
-            rung = next(rung for rung in self.rungs if rung >= len(part))
-            yield part, np.resize(part, self.rungs[-1] if largest else rung)
+        rungs = (self.largest,) if largest else self.rungs
+        for start in range(0, len(indices), rungs[-1]):
+            part = indices[start : start + rungs[-1]]
+            yield part, np.resize(part, next(rung for rung in rungs if rung >= len(part)))
 
     def _local(self, array: np.ndarray) -> np.ndarray:
         size = len(array) // jax.process_count()
@@ -131,7 +142,7 @@ def _logits(logits_fn, images, labels, indices, shown):
     return logits_fn(shown)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def _compiled(program, layout, settings):
     # Replicated results: every process reads them whole.
     return jax.jit(functools.partial(program, **dict(settings)), out_shardings=layout.replicated)
