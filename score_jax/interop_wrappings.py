@@ -17,6 +17,7 @@ PLAIN = (
 )  # fmt: skip
 MEANS, STDS = ("mean", "means", "mu", "new_mean"), ("std", "stds", "sd", "sds", "sigma", "new_std")
 MAX_CHANNELS = 4
+MAX_WRAPPINGS = 8  # A forged file may hold itself.
 
 
 def unwrap(loaded: Any, weights: str, where: str) -> tuple[dict[str, Any], list[str]]:
@@ -30,7 +31,7 @@ def unwrap(loaded: Any, weights: str, where: str) -> tuple[dict[str, Any], list[
     """
     names = (*AVERAGED, *PLAIN) if weights == "ema" else (*LIVE, *PLAIN)
     found: list[str] = []
-    while isinstance(loaded, Mapping):
+    while isinstance(loaded, Mapping) and len(found) < MAX_WRAPPINGS:
         inner = next((name for name in names if isinstance(loaded.get(name), Mapping)), None)
         if inner is None:
             break

@@ -213,6 +213,12 @@ def torchscript(path):
         archive.writestr("m/constants.pkl", b"\x80\x02).")
 
 
+def holding_itself(path):
+    content = {}
+    content["model"] = content
+    torch.save(content, path)
+
+
 def cut(path):
     torch.save(state_of(SWISH), path)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -246,6 +252,7 @@ REFUSED = {
         "of no network that is known (2 entries: a.weight (3,), b.weight (2,), ...); give --model",
     ),
     "cut": (cut, "is cut short"),
+    "itself": (holding_itself, "holds no state_dict (its entries are model)"),
     "script": (torchscript, "is a TorchScript program, not weights"),
     "text": (lambda p: p.write_text("weights"), "is no checkpoint that is known; give a .pt"),
     "page": (lambda p: p.write_text("<!DOCTYPE html>"), "it begins like a web page: download it"),
