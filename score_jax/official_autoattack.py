@@ -85,7 +85,8 @@ def run(
       attacks: a part of the version's attacks, in this order; empty for all.
       version: 'standard', 'plus' or 'rand', with AutoAttack's own settings.
       seeding: 'chunk' gives each attack and chunk a seed of its own, 'official' all the same one.
-      shard: '0/2' computes every second chunk, and writes no result: `merge` does; '' for all.
+      shard: '0/2' computes every second chunk and writes no result, but returns how many files
+        there are; `official_autoattack_merge.merge` makes the result. '' for all.
       backend: 'bridge' attacks the JAX classifier, 'torch' the converted PyTorch network.
       out: where to write; DIR/eval/<name> by default.
       set_aside_other: move what another evaluation left there into `earlier-1/`, do not refuse it.
@@ -204,7 +205,7 @@ def evaluate(
         )  # fmt: skip
         progress = runner.run(plan, store, tell, shard=shard, compute=attacker)
         if not shard.is_all:
-            return {"shard": str(shard), "chunks": len(progress.facts), "folder": str(folder)}
+            return {"shard": str(shard), "files": len(progress.facts), "folder": str(folder)}
         return results.write(
             plan, progress, folder=folder, identity=identity, facts=facts or {},
             library=library, by_jax=by_jax, tell=tell,

@@ -45,8 +45,11 @@ def autoattack(call: Call) -> dict[str, Any]:
         backend=call.backend,
     )
     if "robust_accuracy" not in result:
-        where = f"--workdir={shlex.quote(call.workdir)}" if call.workdir else "--artifact=..."
-        return {**result, "then": f"score-jax autoattack merge {where} [FOLDER ...]"}
+        given = [
+            name for name in ("workdir", "artifact", "data_dir", "name") if call.values[name].value
+        ]
+        flags = " ".join(shlex.quote(f"--{name}={call.values[name].value}") for name in given)
+        return {**result, "then": f"score-jax autoattack merge {flags} [FOLDER ...]"}
     return _shown(result)
 
 

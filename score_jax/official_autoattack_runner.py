@@ -228,7 +228,8 @@ def _tell_attack(attack: str, plan: Plan, shard: Shard, progress: Progress, tell
     if not shard.is_all:
         chunks = range(shard.index, plan.num_chunks, shard.count)
         images = sum(len(plan.rows(chunk)) for chunk in chunks)
-        tell(f"shard {shard}: {left} of its {images} images are robust after {attack}")
+        after = "right before the attacks" if attack == CLEAN else f"robust after {attack.upper()}"
+        tell(f"shard {shard}: {left} of its {images} images are {after}")
     elif attack == CLEAN:
         tell(f"initial accuracy: {left / images:.2%}")
     elif progress.attacked[attack]:

@@ -83,7 +83,7 @@ def shards(artifact, split, tmp_path_factory):
         folder = tmp_path_factory.mktemp("shards")
         for index in range(2):
             told = run(artifact, folder / str(index), shard=f"{index}/2")
-            assert told == {"shard": f"{index}/2", "chunks": 6, "folder": str(folder / str(index))}
+            assert told == {"shard": f"{index}/2", "files": 6, "folder": str(folder / str(index))}
         run(artifact, folder / "other", shard="1/2", seed=1)
     return folder
 

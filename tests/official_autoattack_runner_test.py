@@ -320,7 +320,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         with pytest.raises(UserError, match="another process"):
             tiny.evaluate(tmp_path, shard=identities.Shard(0, 2))
         told = tiny.evaluate(tmp_path, shard=identities.Shard(1, 2), attacks=("apgd-ce",))
-    assert told == {"shard": "1/2", "chunks": 2, "folder": str(tmp_path)}
+    assert told == {"shard": "1/2", "files": 2, "folder": str(tmp_path)}
 
 
 @pytest.mark.parametrize("text", ["2/2", "0/0", "x", "1", "-1/2", "1/2/3", "0.5/2", " 0/2"])
