@@ -1,11 +1,12 @@
 """The numbers of a comparison, on answers that are known; and modules of every family, paired."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from score_jax import compare_layers, compare_measures
+from score_jax import compare_attacks, compare_layers, compare_measures
 from score_jax.artifact import WEIGHTS, Artifact
 from score_jax.compare_sides import jax_side, torch_side
 from tests import tiny_networks
@@ -37,11 +38,29 @@ def test_gradients_are_compared_image_by_image():
 
 
 def test_agreement_counts_every_image_once():
-    one, other = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 1], bool)
+    one, other = np.array([1, 1, 0, 0, 1, 1], bool), np.array([1, 0, 1, 0, 1, 0], bool)
     found = compare_measures.agreement(one, other)
     assert found == {
-        "both": 2, "only_a": 1, "only_b": 1, "neither": 1, "differing_images": [1, 2],
+        "both": 2, "only_a": 2, "only_b": 1, "neither": 1, "differing_images": [1, 2, 5],
     }  # fmt: skip
+
+
+def test_each_side_judges_its_own_images_and_the_others():
+    """A is right where the pixel is 0 or 1/4, B where it is 0."""
+
+    def side(*rights):
+        right = np.array(rights)
+        return SimpleNamespace(logits=lambda x: np.stack([np.isin(x.ravel(), right), x.ravel()], 1))
+
+    sides = side(0, 0.25), side(0)
+    found = [np.array(pixels).reshape(4, 1, 1, 1) for pixels in ([0, 0.25, 0.25, 1], [0, 0, 1, 1])]
+    labels = np.zeros(4, np.int64)
+    result = compare_attacks.compare_pgd(sides, found, labels, lambda ask, *arrays: ask(*arrays))
+    assert result["robust_accuracy"] == {"a": 0.75, "b": 0.5}
+    assert result["transfer"] == {"images_of_a_judged_by_b": 0.25, "images_of_b_judged_by_a": 0.5}
+    assert result["robust"]["only_a"] == 1 and result["robust"]["neither"] == 1
+    assert result["same_adversarial_images"] == 0.5
+    assert result["max_pixel_difference"] == 0.75
 
 
 def facts(relative, wrong=0, ties=0):
