@@ -19,7 +19,7 @@ FLAG_COLOURS = {"few_classes": "green", "randomized": "red", "probabilities": "r
 def black_box(subject: Subject) -> Check:
     """Random search (Square) finds nothing where gradients, APGD-T's too, found nothing."""
     if subject.num_classes >= apgd.SMALLEST_NUM_CLASSES["targeted_dlr"]:
-        subject.attack_standing(
+        subject.standing &= ~subject.attack_standing(
             lambda logits_fn, keys, images, labels: apgd.apgd_targeted(
                 logits_fn, keys, images, labels, norm=subject.norm, eps=subject.eps,
                 num_targets=min(MAX_TARGETS, subject.num_classes - 1), num_steps=APGD_STEPS,
@@ -32,6 +32,7 @@ def black_box(subject: Subject) -> Check:
             num_queries=NUM_QUERIES,
         )
     )  # fmt: skip
+    subject.fell_otherwise |= fell
     gain = float(fell.mean())
     colour = grade("black_box_gain", gain, len(subject))
     return Check(
@@ -53,7 +54,7 @@ def transfer(subject: Subject, sources: Sequence[tuple[str, LogitsFn]]) -> Check
         return Check(
             name="transfer", colour="grey", finding="no other network to attack from", numbers={}
         )
-    accuracies, standing, fell = {}, subject.standing.copy(), np.zeros(len(subject), bool)
+    accuracies, fell = {}, np.zeros(len(subject), bool)
     for name, logits_fn in sources:
         other = Subject(
             logits_fn, subject.images, subject.labels, norm=subject.norm, eps=subject.eps,
@@ -62,8 +63,8 @@ def transfer(subject: Subject, sources: Sequence[tuple[str, LogitsFn]]) -> Check
         images = other.walk("cross_entropy", 20, keep_images=True).images
         wrong = subject.logits(images).argmax(-1) != subject.labels
         accuracies[name] = float((subject.is_right & ~wrong).mean())
-        fell |= standing & wrong
-    subject.standing &= ~fell
+        fell |= subject.standing & wrong
+    subject.fell_otherwise |= fell
     gain, own = float(fell.mean()), usual_accuracy(subject)
     below = own - min(accuracies.values())
     colour = worst(
@@ -92,7 +93,7 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
     """
     pgd, numbers = usual_accuracy(subject), {}
     if official is None:
-        strongest, source = float(subject.standing.mean()), "all attacks here together"
+        strongest, source = float(subject.left.mean()), "all attacks here together"
     else:
         strongest, source = float(official["robust_accuracy"]), "AutoAttack"
         robust = official.get("robust")
@@ -101,7 +102,7 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
             robust = np.asarray(robust[:shared], bool)
             strongest = float(robust.mean())
             pgd = float(subject.walk("cross_entropy", 20).right[:shared].mean())
-            numbers["fell_here_only"] = float((robust & ~subject.standing[:shared]).mean())
+            numbers["fell_here_only"] = float((robust & ~subject.left[:shared]).mean())
     lost = part_lost(pgd, strongest)
     beaten = numbers.get("fell_here_only", 0.0)
     by_gap, by_contradiction = grade("gap", lost), grade("beats_official", beaten, len(subject))

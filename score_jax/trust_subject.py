@@ -71,7 +71,8 @@ class Subject:
       images: f32[n, h, w, c] in [0, 1]; labels: i32[n].
       clean: f32[n, k], the logits of the images.
       is_right: bool[n], on the clean images.
-      standing: bool[n], right on every iterate of every attack within eps so far.
+      standing: bool[n], right on every iterate of every gradient attack within eps so far.
+      fell_otherwise: bool[n], to attacks that need no gradient of this network.
     """
 
     def __init__(
@@ -105,12 +106,18 @@ class Subject:
         self.clean = self.logits(self.images)
         self.is_right = self.clean.argmax(-1) == self.labels
         self.standing = self.is_right.copy()
+        self.fell_otherwise = np.zeros(len(self.labels), bool)
         # i32[n, k-1]: the wrong classes, the most likely first.
         order = np.argsort(-self.clean, axis=-1, kind="stable")
         self._wrong = order[order != self.labels[:, None]].reshape(len(order), -1).astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def left(self) -> np.ndarray:
+        """bool[n], right under every attack so far."""
+        return self.standing & ~self.fell_otherwise
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """f32[n, k] of images f32[n, h, w, c], by the compiled program."""
@@ -157,7 +164,7 @@ class Subject:
         return known
 
     def attack_standing(self, attack: Callable[[LogitsFn, Key, Array, Array], Array]) -> np.ndarray:
-        """Attacks the images that still stand; bool[n], which of them fall now.
+        """Attacks the images that still stand; bool[n], which of them fall to it.
 
         Args:
           attack: (logits_fn, keys [b], images f32[b, h, w, c], labels i32[b]) -> images. What it
@@ -177,7 +184,6 @@ class Subject:
             found = program(self._constants, keys, self.images[rows], self.labels[rows])
             answers = np.asarray(self._programs["logits"](self._constants, found)).argmax(-1)
             fell[rows] |= answers != self.labels[rows]
-        self.standing &= ~fell
         return fell
 
     def _new_walk(self, loss, num_steps, eps, random_start, restart, rank, keep_images):

@@ -61,7 +61,7 @@ def test_logits_times_a_thousand_are_flagged():
     assert outputs.colour == "red" and "Divide the logits" in outputs.remedy
     assert loss.colour == trust_attacks.radius(scaled).colour == "red"
     assert loss.numbers["cross_entropy"] > loss.numbers["together"] + 0.1
-    assert trust_others.gap(scaled, None).colour == "red"
+    assert trust_others.gap(scaled, None).numbers["part_lost"] > 0.2
 
 
 def test_rounded_input_is_flagged(honest):
@@ -71,11 +71,11 @@ def test_rounded_input_is_flagged(honest):
     zero = trust_gradients.zero_gradient(quantised)
     assert zero.colour == "red" and zero.numbers["zero_share"]["clean"] == 1
     trust_attacks.usual_accuracy(quantised)
-    left = quantised.standing.mean()
     found = trust_others.transfer(quantised, [("honest", networks.honest)])
-    assert found.colour == "red" and found.numbers["gain"] == left - quantised.standing.mean() > 0
+    assert found.colour == "red" and found.numbers["gain"] > 0.05
     found = trust_others.black_box(quantised)  # Random search needs no gradient.
     assert found.colour == "red" and found.numbers["gain"] > 0.05
+    assert quantised.left.sum() < quantised.standing.sum() - 3
     assert trust_answers.staircase(honest).colour == "green"
     assert trust_gradients.zero_gradient(honest).colour == "green"
 
@@ -147,7 +147,7 @@ def test_pixels_of_another_range_are_found(honest):
     wants_bytes = networks.subject(lambda x: networks.honest(x / 255))
     found = trust_answers.input_range(wants_bytes, None)
     assert found.colour == "red" and "[0, 255]" in found.remedy
-    wants_normalised = networks.subject(lambda x: networks.honest(x * std + mean))
+    wants_normalised = networks.subject(lambda x: networks.honest(jnp.clip(x * std + mean, 0, 1)))
     found = trust_answers.input_range(wants_normalised, None)
     assert found.colour != "green" and "normalised" in found.remedy
     found = trust_answers.input_range(honest, ((0.3059,), (0.3763,)))
@@ -184,7 +184,7 @@ class Told:
         self.accuracy_of, self.count = accuracy, count
         self.norm, self.eps, self.num_classes = "linf", 0.1, 10
         self.images, self.is_right = np.zeros((count, 8, 8, 1)), np.arange(count) < 0.9 * count
-        self.standing = np.arange(count) < 0.5 * count
+        self.left = np.arange(count) < 0.5 * count
 
     def __len__(self):
         return self.count
@@ -251,7 +251,7 @@ def official(accuracy, **fields):
 def test_the_gap_to_autoattack(result, colour):
     told = Told(lambda loss, steps, fields: 0.5)
     assert trust_others.gap(told, result).colour == colour
-    told.standing = np.arange(100) < 30
+    told.left = np.arange(100) < 30
     assert trust_others.gap(told, None).colour == "red"
 
 
