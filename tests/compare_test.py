@@ -135,6 +135,12 @@ def test_the_first_may_be_the_pytorch_file(first, tmp_path):
     assert "pgd" not in result
 
 
+def test_a_file_that_tells_no_normalisation_has_the_other_sides(tmp_path):
+    other = save(tmp_path, 0, mean=(0.6,), std=(0.2,))
+    result = run(other, out=tmp_path / "out", attacks=())
+    assert result["verdict"].startswith("same to rounding")
+
+
 def test_other_architectures_are_compared_without_their_modules(first, tmp_path):
     other = save(tmp_path / "other", 0, name="cnn-001")
     result = run(first, other, out=tmp_path / "out", attacks=())
