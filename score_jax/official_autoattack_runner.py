@@ -188,7 +188,7 @@ def _run_attack(
         progress.attacked[attack] += len(rows)
         progress.facts.append(found.facts)
         total += found.facts["seconds"]
-        if attack != CLEAN and (is_new or compute is None):
+        if attack != CLEAN and len(rows) and (is_new or compute is None):
             tell(
                 f"{attack} - {chunk + 1}/{plan.num_chunks} - {int(found.fallen.sum())} out of "
                 f"{len(rows)} successfully perturbed"
