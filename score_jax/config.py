@@ -96,6 +96,7 @@ def default() -> ConfigDict:
         every_epochs=1,
         batch_size=512,
         attack=dict(
+            name="pgd",  # apgd-ce, apgd-t: AutoAttack's, which need no step_size, start or loss.
             norm=config.get_oneway_ref("norm"),
             eps=config.get_oneway_ref("eps"),
             step_size=2 / 255,

@@ -26,6 +26,7 @@ CHOICES = {
     "precision.train": ("float32", "tf32", "bfloat16"),
     "precision.attack": ("float32", "tf32", "bfloat16"),
     "precision.evaluation": ("float32", "tf32", "bfloat16"),
+    "validation.attack.name": ("pgd", "apgd-ce", "apgd-t"),
     "validation.attack.norm": ("linf", "l2"),
     "validation.attack.start": ("uniform", "normal", "zero"),
     "validation.attack.loss": ("margin", "cross_entropy"),

@@ -1,6 +1,7 @@
 """Clean and attacked accuracy of a classifier on given images, exact on any number of devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import metrics
+from score_jax import attacks, metrics
 from score_jax.attacks import PGD
+from score_jax.attacks.apgd import apgd, apgd_targeted
 from score_jax.divergences import ATTACK_LOSSES
 from score_jax.mesh import Layout
 from score_jax.metrics import Mean
-from score_jax.models import Classifier, NormalizeBy
+from score_jax.models import Classifier
 from score_jax.types import Array, BatchStats, Key, Params, lookup
 
 
@@ -37,27 +39,65 @@ class Judge:
         """'pgd40': the attack is in the metric's name."""
         return f"pgd{self.attack.num_steps}"
 
+    def adversarial(
+        self, logits: Callable[[Array], Array], key: Key, images: Array, labels: Array
+    ) -> Array:
+        """The last iterates, f32[b, h, w, c]."""
+        loss = ATTACK_LOSSES[self.loss]
+        return self.attack(lambda x: loss(logits(x), labels), key, images)
+
+
+APGD = {"apgd-ce": apgd, "apgd-t": apgd_targeted}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGDJudge:
+    """An attack of AutoAttack as the evaluation attack; it finds its own step sizes.
+
+    Attributes:
+      kind: one of `APGD`.
+    """
+
+    kind: str
+    norm: str
+    eps: float
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        """'apgd_t100': as of `Judge`."""
+        return f"{self.kind.replace('-', '_')}{self.num_steps}"
+
+    def adversarial(
+        self, logits: Callable[[Array], Array], key: Key, images: Array, labels: Array
+    ) -> Array:
+        """Adversarial images where there are, else clean ones, f32[b, h, w, c]."""
+        return APGD[self.kind](
+            logits, jax.random.split(key, len(images)), images, labels,
+            norm=self.norm, eps=self.eps, num_steps=self.num_steps,
+        )  # fmt: skip
+
+
+def create_judge(name: str = "pgd", loss: str = "margin", **fields: Any) -> Judge | APGDJudge:
+    """The judge of config.validation.attack; APGD takes norm, eps and num_steps of it.
+
+    Raises:
+      UserError: an unknown name, or what `attacks.create` refuses.
+    """
+    if name == "pgd":
+        return Judge(loss=loss, attack=attacks.create(**fields))
+    lookup(APGD | {"pgd": None}, "config.validation.attack.name", name)
+    return APGDJudge(kind=name, **{field: fields[field] for field in ("norm", "eps", "num_steps")})
+
 
 def logits_fn(
     classifier: Classifier, params: Params, batch_stats: BatchStats
 ) -> Callable[[Array], Array]:
     """images f32[b, h, w, c] -> logits f32[b, k], by running statistics."""
-
-    def apply(images):
-        return classifier.apply(params, batch_stats, images, normalize_by=NormalizeBy.RUNNING)[0]
-
-    return apply
+    return functools.partial(classifier.logits, params, batch_stats)
 
 
-def attack_images(
-    judge: Judge, logits: Callable[[Array], Array], key: Key, images: Array, labels: Array
-) -> Array:
-    """The judge's adversarial images, f32[b, h, w, c]."""
-    loss = ATTACK_LOSSES[judge.loss]
-    return judge.attack(lambda x: loss(logits(x), labels), key, images)
-
-
-def compile_evaluation(classifier: Classifier, judge: Judge, layout: Layout) -> Any:
+def compile_evaluation(classifier: Classifier, judge: Judge | APGDJudge, layout: Layout) -> Any:
     """Jitted (params, batch_stats, batch, key) -> {'clean_accuracy', '<judge>_accuracy'} as Means.
 
     The batch has 'images' u8[b, h, w, c], 'labels' i32[b] and 'mask' bool[b]; only masked-in
@@ -67,7 +107,7 @@ def compile_evaluation(classifier: Classifier, judge: Judge, layout: Layout) -> 
     def evaluate(params, batch_stats, batch, key):
         logits = logits_fn(classifier, params, batch_stats)
         images = batch["images"].astype(jnp.float32) / 255
-        adversarial = attack_images(judge, logits, key, images, batch["labels"])
+        adversarial = judge.adversarial(logits, key, images, batch["labels"])
         count = batch["mask"].sum(dtype=jnp.float32)
 
         def accuracy(x):

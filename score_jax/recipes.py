@@ -10,7 +10,7 @@ from score_jax import config as config_lib
 from score_jax import overrides as overrides_module
 from score_jax.data import augment, sources
 from score_jax.data.sources import DatasetSpec
-from score_jax.evaluation import Judge
+from score_jax.evaluation import APGDJudge, Judge, create_judge
 from score_jax.recipe import EXTRA_UPDATES, FIRST_UPDATES, Recipe
 from score_jax.types import UserError, lookup
 
@@ -30,7 +30,7 @@ class Run:
     recipe: Recipe
     rates: optimizers.Rates
     classifier: models.Classifier
-    judge: Judge
+    judge: Judge | APGDJudge
     steps_per_epoch: int
     num_train_steps: int
 
@@ -150,13 +150,11 @@ def build(config: ConfigDict) -> Run:
         num_epochs=config.num_epochs,
         log_every_steps=config.log.every_steps,
     )
-    fields = dict(config.validation.attack)
-    judge = Judge(loss=fields.pop("loss"), attack=attacks.create(**fields))
     return Run(
         recipe=recipe,
         rates=rates,
         classifier=create_classifier(config, spec, config.precision.evaluation),
-        judge=judge,
+        judge=create_judge(**config.validation.attack),
         steps_per_epoch=steps_per_epoch,
         num_train_steps=config_lib.num_train_steps(config, train_size),
     )

@@ -97,9 +97,10 @@ def _validation(runs: Sequence[Run]) -> Figure | None:
     lines, shown = [], []
     for index, run in enumerate(runs):
         judge = run.judge
-        attack = judge.removeprefix("val/pgd").removesuffix("_accuracy")
+        attack = judge.removeprefix("val/").removesuffix("_accuracy").upper().replace("_", "-")
+        attack = re.sub(r"(?<=[A-Z])(?=\d)", "-", attack)
         mine = [Line(*run.series("val/clean_accuracy"), "clean", color(index))]
-        mine += [Line(*run.series(judge), f"PGD-{attack}", color(index), True)] if judge else []
+        mine += [Line(*run.series(judge), attack, color(index), True)] if judge else []
         lines += mine
         shown += [index] if any(len(line.x) for line in mine) else []
     return _accuracy_lines("Accuracy on validation images", lines, _names(runs, shown))

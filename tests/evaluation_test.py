@@ -52,6 +52,23 @@ def test_accuracies_are_exact(devices, batch_size, loss):
     assert evaluate._cache_size() == 1
 
 
+def test_apgd_judges_too():
+    values = np.arange(0, 37) * 7
+    images, labels = flat_images(values)
+    judge = evaluation.create_judge(
+        "apgd-ce", loss="margin", norm="linf", eps=0.1, step_size=0.0, num_steps=6, start="zero"
+    )
+    layout = mesh.create()
+    evaluate = evaluation.compile_evaluation(brightness_classifier(), judge, layout)
+    placed = evaluation.place(images, labels, 16, layout)
+    assert evaluation.accuracies(evaluate, {}, {}, placed, jax.random.key(0)) == {
+        "clean_accuracy": 1,
+        "apgd_ce6_accuracy": pytest.approx((np.abs(values / 255 - 0.5) > 0.1).mean()),
+    }
+    with pytest.raises(UserError, match="unknown config.validation.attack.name 'fab-t'"):
+        evaluation.create_judge("fab-t", norm="linf", eps=0.1, num_steps=6)
+
+
 def test_padding_never_counts():
     images, labels = flat_images([200] * 7)
     batches = list(evaluation.padded_batches(images, labels, 4))

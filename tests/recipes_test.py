@@ -43,6 +43,13 @@ def test_score_recipe_is_the_published_one():
     assert run.judge.loss == "margin" and run.recipe.attack_statistics == "batch"
 
 
+def test_an_attack_of_autoattack_may_judge():
+    attack = ["validation.attack.name=apgd-t", "validation.attack.num_steps=20"]
+    config = config_lib.load("configs/cifar10_score.py", [f"config.{field}" for field in attack])
+    judge = recipes.build(config).judge
+    assert (judge.name, judge.eps, judge.norm) == ("apgd_t20", 8 / 255, "linf")
+
+
 def test_l2_attack_is_the_one_of_the_score_code():
     attack = recipes.build(config_lib.load("configs/cifar10_score.py:threat=l2")).recipe.attack
     assert attack.step_size == pytest.approx(0.10039, abs=1e-5)
