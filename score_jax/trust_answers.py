@@ -56,7 +56,7 @@ def outputs(subject: Subject) -> Check:
 
 
 def repeatable(subject: Subject) -> Check:
-    """Two direct passes and two compiled ones give the same logits."""
+    """Three direct passes and two compiled ones give the same logits."""
     images = subject.images[: subject.batch_size]
     passes = [np.asarray(subject.direct(images)) for _ in range(3)]
     passes += [subject.logits(subject.images)[: len(images)] for _ in range(2)]

@@ -219,7 +219,7 @@ def by_steps(*accuracies):
         (trust_attacks.start, lambda loss, steps, fields: 0.5, "green"),
         (trust_attacks.restarts, lambda loss, steps, f: 0.8 - 0.06 * f["restart"], "red"),
         (trust_attacks.restarts, lambda loss, steps, f: 0.8 - 0.02 * min(f["restart"], 4), "green"),
-        (trust_attacks.radius, lambda loss, steps, f: 0.5 * (f["eps"] < 0.3), "green"),
+        (trust_attacks.radius, lambda loss, steps, f: 0.5 * (f["eps"] < 1.0), "green"),
         (trust_attacks.radius, lambda loss, steps, f: 0.5, "red"),
         (trust_attacks.radius, lambda loss, steps, f: 0.8 * (f["eps"] == 0.2), "red"),
         (trust_attacks.loss_choice, lambda loss, s, f: 0.5 if "cross" in loss else 0.4, "red"),
