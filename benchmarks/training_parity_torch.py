@@ -66,8 +66,9 @@ class TorchTrainer:
 
     def record(self, on: bool) -> None:
         """Whether the next passes, all by batch statistics, move the running averages."""
+        first = self.recipe.first_step_momentum if self.steps == 0 else None
         for module, momentum in zip(self.batchnorms, self.momenta, strict=True):
-            module.momentum = momentum if on else 0.0
+            module.momentum = (momentum if first is None else first) if on else 0.0
 
     def divergence(self, logits: Tensor, clean: Tensor) -> Tensor:
         """What the attack ascends and the outer loss weighs by beta, f[b]."""

@@ -1,5 +1,7 @@
 """Our training step and the PyTorch one of benchmarks/, step by step."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,8 +10,16 @@ from benchmarks import training_parity
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("objective", ["score", "trades"])
-def test_five_steps_in_float64_are_the_same(objective):
+@pytest.mark.parametrize("objective, first_momentum", [("score", None), ("trades", 1.0)])
+def test_five_steps_in_float64_are_the_same(objective, first_momentum, monkeypatch):
+    real = training_parity.build
+
+    def build(*arguments):
+        run = real(*arguments)
+        recipe = dataclasses.replace(run.recipe, first_step_momentum=first_momentum)
+        return dataclasses.replace(run, recipe=recipe)
+
+    monkeypatch.setattr(training_parity, "build", build)
     rows = training_parity.measure(objective=objective, num_steps=5, batch_size=16, random=True)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["loss_jax"] != rows[4]["loss_jax"]
