@@ -172,7 +172,8 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> Any:
         below.minorticks_off()
         below.set_ylabel("largest difference", color=MUTED)
         below.set_xlabel("step", loc="left")
-        below.legend(frameon=False, ncols=2)
+        handles, labels = below.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=2)
     return figure
 
 
