@@ -95,7 +95,7 @@ def restarts(subject: Subject) -> Check:
         withstood &= subject.walk("cross_entropy", USUAL_STEPS, restart=restart).withstood
         accuracies.append(float(withstood.mean()))
     middle = accuracies[RESTARTS // 2 - 1]
-    lost = part_lost(middle, accuracies[-1])
+    lost = part_lost(middle, accuracies[-1], len(subject))
     colour = grade("restarts_go_on", lost)
     return Check(
         name="restarts",
@@ -149,7 +149,7 @@ def loss_choice(subject: Subject) -> Check:
     }
     together = np.logical_and.reduce(list(others.values()))
     before, after = float(own.mean()), float(together.mean())
-    lost = part_lost(before, after)
+    lost = part_lost(before, after, len(subject))
     colour = grade("loss_choice", lost)
     single = {name: float(kept.mean()) for name, kept in others.items()}
     return Check(

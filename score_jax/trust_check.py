@@ -12,7 +12,8 @@ from score_jax.types import lookup
 # From harmless to worst. Grey: there was nothing to examine it with.
 COLOURS = ("grey", "green", "amber", "red")
 FEW_IMAGES = 2  # A share of fewer images than this is chance, and colours nothing.
-FEW_POINTS = 0.02  # Of accuracy; a smaller loss is no loss, however small what it is divided by.
+# A loss of accuracy smaller than this is none, however small what it is divided by.
+FEW_POINTS, FEW_LOST = 0.02, 4  # As a share, and in images.
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,11 @@ def grade(name: str, value: float, num_images: int = 0) -> str:
     return "red" if value > threshold.red else "amber" if value > threshold.amber else "green"
 
 
-def part_lost(before: float, after: float) -> float:
-    """What part of an accuracy is gone; 0 where it is less than `FEW_POINTS`."""
-    return (before - after) / before if before - after >= FEW_POINTS else 0.0
+def part_lost(before: float, after: float, num_images: int) -> float:
+    """What part of an accuracy is gone; 0 where it is less than `FEW_POINTS` or `FEW_LOST`."""
+    lost = before - after
+    is_few = lost < FEW_POINTS or round(lost * num_images) < FEW_LOST
+    return 0.0 if is_few else lost / before
 
 
 def percent(value: float) -> str:

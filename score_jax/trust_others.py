@@ -103,7 +103,7 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
             strongest = float(robust.mean())
             pgd = float(subject.walk("cross_entropy", 20).right[:shared].mean())
             numbers["fell_here_only"] = float((robust & ~subject.left[:shared]).mean())
-    lost = part_lost(pgd, strongest)
+    lost = part_lost(pgd, strongest, len(subject))
     beaten = numbers.get("fell_here_only", 0.0)
     by_gap, by_contradiction = grade("gap", lost), grade("beats_official", beaten, len(subject))
     colour = worst(by_gap, by_contradiction)

@@ -331,7 +331,9 @@ def test_colours():
     # One image of ten is chance, whatever its share; two are not.
     assert (grade("zero_gradient", 0.1, 10), grade("zero_gradient", 0.2, 10)) == ("green", "red")
     assert worst() == "grey" and worst("grey", "green", "amber") == "amber"
-    assert part_lost(0.5, 0.4) == pytest.approx(0.2) and part_lost(0.02, 0.005) == 0
+    assert part_lost(0.5, 0.4, 100) == pytest.approx(0.2)
+    # Less than two points is no loss, nor are three images.
+    assert part_lost(0.02, 0.005, 10000) == part_lost(0.5, 0.35, 20) == 0
     assert finite({"a": (np.float32("nan"), np.arange(2))}) == {"a": [None, [0, 1]]}
 
 
