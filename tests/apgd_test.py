@@ -51,7 +51,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize(
     ("attack", "norm"),
-    [("ce", "linf"), ("dlr", "l2"), ("targeted", "linf"), ("targeted", "l2"), ("ce", "l1")],
+    [("ce", "linf"), ("dlr", "l2"), ("targeted", "linf"), ("ce", "l1")],
 )
 def test_every_result_is_an_adversarial_image_of_the_ball_or_the_clean_one(key, attack, norm):
     logits_fn = functools.partial(apply, network(key))
@@ -71,7 +71,7 @@ def test_every_result_is_an_adversarial_image_of_the_ball_or_the_clean_one(key, 
     assert 0 < changed.sum() < len(images) - 2, "the case tests both outcomes"
 
 
-@pytest.mark.parametrize("norm", EPS)
+@pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_an_image_does_not_feel_its_batch(key, norm):
     logits_fn = functools.partial(apply, network(key))
     images, labels, keys = batch(key, logits_fn)
@@ -106,8 +106,10 @@ def linear_case(key, norm, num_classes=5):
     return logits_fn, images, jnp.asarray(labels, jnp.int32), exact
 
 
-@pytest.mark.parametrize("norm", EPS)
-@pytest.mark.parametrize(("attack", "num_classes"), [("ce", 2), ("targeted", 5)])
+@pytest.mark.parametrize(
+    ("attack", "num_classes", "norm"),
+    [("ce", 2, "linf"), ("ce", 2, "l1"), ("targeted", 5, "linf"), ("targeted", 5, "l2")],
+)
 def test_a_linear_classifier_has_exactly_its_robust_accuracy(key, norm, attack, num_classes):
     # Cross-entropy of more than two classes pulls to several at once.
     logits_fn, images, labels, exact = linear_case(key, norm, num_classes)
@@ -197,8 +199,10 @@ def torch_twin(weights, norm, eps, num_steps, loss, targets=None):
     return attack
 
 
-@pytest.mark.parametrize(("norm", "num_steps"), [("linf", 100), ("l2", 30)])
-@pytest.mark.parametrize("loss", ["ce", "dlr", "targeted"])
+@pytest.mark.parametrize(
+    ("loss", "norm", "num_steps"),
+    [("ce", "l2", 30), ("dlr", "linf", 100), ("targeted", "linf", 100), ("targeted", "l2", 30)],
+)
 def test_it_walks_as_the_released_code(key, monkeypatch, loss, norm, num_steps):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch, "zeros", functools.partial(torch.zeros, dtype=torch.float64))
