@@ -74,7 +74,13 @@ def _datasets() -> Entries:
 
 def _attacks() -> Entries:
     package = Path(attacks.__file__).parent
-    files = [file for file in sorted(package.glob("*.py")) if file.stem != "__init__"]
+    stems = [file.stem for file in package.glob("*.py")]
+    # `fab_projections` is a part of `fab`.
+    files = [
+        file
+        for file in sorted(package.glob("*.py"))
+        if file.stem != "__init__" and not any(file.stem.startswith(f"{stem}_") for stem in stems)
+    ]
     for file in [*files, package.parent / "official_autoattack.py"]:
         yield file.stem, _summary(_docstring(file))
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.attacks.apgd import likely_targets
+from score_jax.attacks.apgd_walks import over_pixels, select
 from score_jax.attacks.fab_projections import NORMS, Norm
 from score_jax.divergences import margin
 from score_jax.types import Array, Key, lookup
@@ -65,8 +66,8 @@ def fab(
     # The final search ends next to the boundary, where another program's rounding may decide: only
     # images that it brings inside take its result.
     refined = _refine(logits_fn, images, labels, found)
-    refined = _select(_distance(norm, refined, images) <= eps, refined, images)
-    return jax.lax.stop_gradient(_select(distances <= eps, found, refined))
+    refined = select(_distance(norm, refined, images) <= eps, refined, images)
+    return jax.lax.stop_gradient(select(distances <= eps, found, refined))
 
 
 def closest(
@@ -127,7 +128,7 @@ def _search(
         )
         # Left alone, so that no image's result depends on how long the others take.
         is_left = distances <= enough
-        return index + 1, _select(is_left, found, closer), jnp.where(is_left, distances, reached)
+        return index + 1, select(is_left, found, closer), jnp.where(is_left, distances, reached)
 
     is_wrong = clean.argmax(-1).astype(labels.dtype) != labels
     distances = jnp.where(is_wrong, 0, jnp.inf).astype(images.dtype)
@@ -155,8 +156,8 @@ def _step(
     is_wrong = logits_fn(moved).argmax(-1).astype(labels.dtype) != labels
     reached = kind.length(flat(moved - images))
     is_closer = is_wrong & (reached < distances)
-    best, distances = _select(is_closer, moved, best), jnp.where(is_closer, reached, distances)
-    return _select(is_wrong, images + BETA * (moved - images), moved), best, distances
+    best, distances = select(is_closer, moved, best), jnp.where(is_closer, reached, distances)
+    return select(is_wrong, images + BETA * (moved - images), moved), best, distances
 
 
 def _boundary(logits_fn: Logits, labels: Array, targets: Array) -> Boundary:
@@ -195,7 +196,7 @@ def _nearest_boundary(logits_fn: Logits, kind: Norm, labels: Array, targets: Arr
             is_nearer = (distance < best[2]) & (labels != target)
             return (
                 jnp.where(is_nearer, difference, best[0]),
-                _select(is_nearer, gradient, best[1]),
+                select(is_nearer, gradient, best[1]),
                 jnp.where(is_nearer, distance, best[2]),
             ), None
 
@@ -215,13 +216,13 @@ def _refine(logits_fn: Logits, images: Array, labels: Array, found: Array) -> Ar
         right, right_margin, wrong, wrong_margin = state
         span = right_margin - wrong_margin
         share = jnp.clip(-wrong_margin / jnp.where(span > 0, span, 1), 0, 1)
-        middle = wrong + _over_pixels(share) * (right - wrong)
+        middle = wrong + over_pixels(share) * (right - wrong)
         logits = logits_fn(middle)
         reached = margin(logits, labels)
         is_wrong = logits.argmax(-1).astype(labels.dtype) != labels
         return (
-            _select(is_wrong, right, middle), jnp.where(is_wrong, right_margin, reached),
-            _select(is_wrong, middle, wrong), jnp.where(is_wrong, reached, wrong_margin),
+            select(is_wrong, right, middle), jnp.where(is_wrong, right_margin, reached),
+            select(is_wrong, middle, wrong), jnp.where(is_wrong, reached, wrong_margin),
         )  # fmt: skip
 
     margins = (margin(logits_fn(ends), labels) for ends in (images, found))
@@ -238,7 +239,7 @@ def _random_start(kind: Norm, keys: Key, images: Array, radius: Array, index: Ar
 
     drawn = jax.vmap(one)(keys)
     length = jnp.maximum(kind.length(drawn.reshape(len(images), -1)), 1e-12)
-    return jnp.clip(images + _over_pixels(radius / length) * drawn, 0, 1)
+    return jnp.clip(images + over_pixels(radius / length) * drawn, 0, 1)
 
 
 def _distance(norm: str, adversarial: Array, images: Array) -> Array:
@@ -247,11 +248,3 @@ def _distance(norm: str, adversarial: Array, images: Array) -> Array:
 
 def _is_label(labels: Array, logits: Array) -> Array:
     return jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-
-
-def _over_pixels(values: Array) -> Array:
-    return values[:, None, None, None]
-
-
-def _select(chosen: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(_over_pixels(chosen), yes, no)
