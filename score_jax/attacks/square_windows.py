@@ -146,8 +146,12 @@ def _signs(key: Key, shape: tuple[int, ...], dtype) -> Array:
 
 
 def _window(key: Key, shape: tuple[int, ...], side: Array) -> tuple[Array, Array, Array]:
-    """(bool[h, w, 1], first row, first column) of a window anywhere inside."""
-    limits = jnp.asarray(shape[:2], jnp.int32) - side + 1
+    """(bool[h, w, 1], first row, first column) of a window.
+
+    As released, no window but one as long as the image reaches its last row or column: with them
+    the attack would find more than the one it stands for (4 points on digits of 8 x 8 pixels).
+    """
+    limits = jnp.maximum(jnp.asarray(shape[:2], jnp.int32) - side, 1)
     above, left = jax.random.randint(key, (2,), 0, limits)
     rows, columns = jnp.arange(shape[0]), jnp.arange(shape[1])
     rows = (rows >= above) & (rows < above + side)
