@@ -213,7 +213,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[text[:40] for _, text in REFUSED])
 def test_nonsense_is_refused_in_one_line(case, change, message):
     logits_fn, images, labels = case
     arguments = dict(eps=0.03, batch_size=32, attacks=("apgd-ce",)) | {
