@@ -35,8 +35,14 @@ def radius_of(call: Call, artifact: str, norm: str = "") -> float | None:
         eps = overrides.parse_number(call.eps)
     except ValueError:
         raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
-    facts = Path(artifact) / "model.json"
-    if not norm and facts.is_file():
-        norm = json.loads(facts.read_text()).get("norm", "")
-    config_rules.check_eps(eps, norm, "--eps")
+    config_rules.check_eps(eps, norm or _trained_norm(artifact), "--eps")
     return eps
+
+
+def _trained_norm(artifact: str) -> str:
+    """The norm in model.json; '' where that is not readable, which reading the artifact refuses."""
+    try:
+        facts = json.loads((Path(artifact) / "model.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    return facts.get("norm", "") if isinstance(facts, dict) else ""

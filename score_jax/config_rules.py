@@ -138,13 +138,13 @@ def loaded_batch_size(batch_size: int, cutmix: int) -> int:
 
 
 def check_eps(eps: float, norm: str, field: str = "eps") -> None:
-    """Refuses a radius that is negative or that was meant in units of 1/255.
+    """Refuses a radius that is negative, not finite, or that was meant in units of 1/255.
 
     Raises:
       UserError: naming `field` and how to write the value.
     """
-    if eps < 0:
-        raise UserError(f"{field}={eps:g} is negative; a radius is 0 or more, such as 8/255")
+    if not math.isfinite(eps) or eps < 0:
+        raise UserError(f"{field}={eps:g} is not a radius; give 0 or more, such as 8/255")
     if norm == "linf" and eps >= 1:
         raise UserError(
             f"{field}={eps:g} is not a radius in pixel units: images are in [0, 1]; "

@@ -28,7 +28,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         params, state = _pair(restricted_pickle.loads(_content(path)))
-        return {**dict(_params(params)), **dict(_statistics(state))}
+        arrays = {**dict(_params(params)), **dict(_statistics(state))}
+        # One array under many names is many arrays once they are copied.
+        if sum(values.nbytes for values in arrays.values()) > path.stat().st_size:
+            raise ValueError("it unpacks to more than it holds")
+        return arrays
     except UserError:
         raise
     except Exception as error:  # The unpickler raises almost any type on damaged input.

@@ -18,7 +18,7 @@ from score_jax.types import UserError, lookup
 
 LOGGER = logging.getLogger("score_jax")
 # The radii of the field's tables, for images of 32 pixels; l1: Croce and Hein (2021).
-USUAL_EPS = {"linf": 8 / 255, "l2": 128 / 255, "l1": 12.0}
+USUAL_EPS = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
 BATCH_SIZE = 250
 
 
@@ -46,10 +46,15 @@ def import_checkpoint(
       model, dataset, weights, normalization: as in `interop_load.load`.
 
     Raises:
-      UserError: as `interop_load.load` and `export.save_artifact`, or an impossible radius.
+      UserError: as `interop_load.load` and `export.save_artifact`, an impossible radius, or a
+        folder of a training run, whose own export would be lost.
     """
     lookup(USUAL_EPS, "norm", norm)
     config_rules.check_eps(eps or 0.0, norm, "--eps")
+    # As in a run's folder, so that its evaluations find a place beside it.
+    folder = Path(out) if Path(out).name == "export" else Path(out) / "export"
+    if any((folder.parent / record).exists() for record in ("config.json", "run.json")):
+        raise UserError(f"{folder.parent} is the folder of a training run; give another --out.")
     found = interop_load.load(
         path, model=model, dataset=dataset, weights=weights, normalization=normalization
     )
@@ -61,8 +66,6 @@ def import_checkpoint(
         notes.append(f"--eps was not given: the usual {configs.write_eps(eps)} of {norm} is noted")
     for note in notes:
         LOGGER.info(note)
-    # As in a run's folder, so that its evaluations find a place beside it.
-    folder = Path(out) if Path(out).name == "export" else Path(out) / "export"
     folder = export.save_artifact(
         folder,
         model=found.model,

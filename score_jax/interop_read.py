@@ -21,6 +21,7 @@ from score_jax.interop_wrappings import split_constants, strip_prefixes, unwrap
 from score_jax.types import UserError, lookup
 
 COUNTER = "num_batches_tracked"
+COUNTERS = (COUNTER, "n_averaged")  # The second: of torch.optim.swa_utils.AveragedModel.
 KNOWN = "a .pt or .pth file, a .safetensors file, or a .npy of Haiku"
 
 
@@ -29,7 +30,7 @@ class Stored:
     """What a file holds of a network.
 
     Attributes:
-      state: its entries, without wrappers, BatchNorm's counters and input constants.
+      state: its entries, without wrappers, counters of batches and averages, and input constants.
       constants: of input normalisation, 'mean' and 'std' with a value a channel, or empty.
       format: 'PyTorch', 'safetensors' or 'Haiku'.
       wrappings: names of the dicts around the entries, outermost first.
@@ -58,7 +59,7 @@ def read(path: str | Path, weights: str = "ema") -> Stored:
     path = Path(path).expanduser()
     kind = _format(path)
     state, wrappings = unwrap(READERS[kind](path), weights, str(path))
-    state = {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+    state = {name: value for name, value in state.items() if not name.endswith(COUNTERS)}
     tensors = {name: _plain(name, value, path) for name, value in state.items()}
     bare, constants = split_constants(tensors)
     bare, prefix = strip_prefixes(bare)
@@ -105,11 +106,18 @@ def _format(path: Path) -> str:
 
 
 def _check_archive(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is cut short: its table of contents is missing; copy it again.")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(re.search(r"(^|/)(constants\.pkl|code/)", name) for name in names):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path} is cut short or damaged ({error}); copy it again.") from None
+    compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if compressed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise UserError(
+            f"{path} unpacks to more than it holds, which `torch.save` never writes; save "
+            "`model.state_dict()` and give that."
+        )
+    if any(re.search(r"(^|/)constants\.pkl$", member.filename) for member in members):
         raise UserError(
             f"{path} is a TorchScript program, not weights; save its `state_dict()` and give that."
         )

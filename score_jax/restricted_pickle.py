@@ -26,16 +26,34 @@ ALLOWED_OPCODES = frozenset(
 DTYPES = ("u1", "i4", "i8", "f2", "f4", "f8")
 
 
+class _Budget:
+    """How much more one load may make from values that it refers to again and again."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, size: int):
+        self.left = size
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("it unpacks to more than it holds")
+
+
 class Array:
     """What `numpy._reconstruct` makes: filled by `__setstate__`, then read as `values`."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_budget", "values")
+
+    def __init__(self, budget: _Budget):
+        self._budget = budget
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, column_major, content = state
         if not isinstance(dtype, _Dtype) or not isinstance(content, dtype.content):
             raise ValueError("an array whose content is not of its type")
         if dtype.content is list:
+            self._budget.spend(len(content))
             values = np.empty(len(content), object)
             values[:] = content
         else:
@@ -60,28 +78,45 @@ class _Dtype:
             raise ValueError("values with their highest byte first")
 
 
-class _Reconstruct:
-    """`numpy._reconstruct`; an instance without a `__dict__`, so that no file can alter it."""
+class _Spender:
+    """A stand-in that makes values of any size."""
+
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: _Budget):
+        self._budget = budget
+
+    def __setstate__(self, state: Any) -> None:
+        # Without it the unpickler would set the slots to what the file says.
+        raise ValueError("a name that is to be altered")
+
+
+class _Reconstruct(_Spender):
+    """`numpy._reconstruct`."""
 
     __slots__ = ()
 
     def __call__(self, kind: Any, shape: Any, typecode: Any) -> Array:
         if kind != NDARRAY or shape != (0,):
             raise ValueError("an array that is not made in NumPy's way")
-        return Array()
+        return Array(self._budget)
 
 
-class _Encode:
+class _Encode(_Spender):
     """`_codecs.encode`, as Python 3 writes bytes into old pickles: only from latin1."""
 
     __slots__ = ()
 
     def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+        self._budget.spend(len(text))
         return text.encode("latin1")
 
 
 class _Mapping:
-    """Haiku's immutable mappings, as the plain dict that they are written from."""
+    """Haiku's immutable mappings, as the plain dict that they are written from.
+
+    An instance without a `__dict__`, so that no file can alter it.
+    """
 
     __slots__ = ()
 
@@ -92,23 +127,32 @@ class _Mapping:
 
 
 NDARRAY = "numpy.ndarray"  # Mentioned as an argument, never called.
-KNOWN_NAMES = {
-    ("numpy", "ndarray"): NDARRAY,
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(),
-    ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(),
-    ("_codecs", "encode"): _Encode(),
-    ("haiku._src.data_structures", "FlatMapping"): _Mapping(),
-    ("haiku._src.data_structures", "FlatMap"): _Mapping(),
-    ("haiku._src.data_structures", "frozendict"): _Mapping(),
-}
+
+
+def known_names(size: int) -> dict[tuple[str, str], Any]:
+    """What the names that a file may mention are bound to, for one load of `size` bytes."""
+    budget = _Budget(size)
+    return {
+        ("numpy", "ndarray"): NDARRAY,
+        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _Reconstruct(budget),
+        ("numpy._core.multiarray", "_reconstruct"): _Reconstruct(budget),
+        ("_codecs", "encode"): _Encode(budget),
+        ("haiku._src.data_structures", "FlatMapping"): _Mapping(),
+        ("haiku._src.data_structures", "FlatMap"): _Mapping(),
+        ("haiku._src.data_structures", "frozendict"): _Mapping(),
+    }
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, encoding: str):
+        super().__init__(io.BytesIO(content), encoding=encoding)
+        self._names = known_names(len(content))
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN_NAMES:
+        if (module, name) not in self._names:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return KNOWN_NAMES[module, name]
+        return self._names[module, name]
 
 
 def _check_opcodes(content: bytes) -> None:
@@ -132,4 +176,4 @@ def loads(content: bytes, encoding: str = "ASCII") -> Any:
       Exception: of almost any type on damaged or forged input; MemoryError and RecursionError too.
     """
     _check_opcodes(content)
-    return _Unpickler(io.BytesIO(content), encoding=encoding).load()
+    return _Unpickler(content, encoding).load()

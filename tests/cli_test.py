@@ -170,6 +170,14 @@ def test_the_norm_of_the_artifact_decides_about_eps(job, tmp_path, capsys):
     assert "--eps=1 is not a radius in pixel units" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
+def test_a_damaged_artifact_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "model.json").write_bytes(content)
+    assert cli.main(["evaluate", f"--artifact={tmp_path}", "--eps=8/255"]) == 2
+    errors = capsys.readouterr().err
+    assert f"{tmp_path / 'model.json'} " in errors and errors.count("\n") == 1
+
+
 def test_export_and_report_get_their_flags(job):
     exports, reports = job("export", "export"), job("report", "report")
     assert cli.main(["export", "--workdir=a", "--checkpoint=last", "--weights=live"]) == 0

@@ -42,7 +42,7 @@ def test_a_recipe_replaces_a_section_and_mistakes_in_fields_are_refused():
         (["eps=1"], "config.eps=1 is not a radius in pixel units"),
         (["attack.eps=None"], "config.attack.eps=None is not optional; give it a value"),
         (["attack.eps=8"], "config.attack.eps=8 is not a radius"),
-        (["eps=-8/255"], "config.eps=-0.0313725 is negative"),
+        (["eps=-8/255"], "config.eps=-0.0313725 is not a radius"),
         (["eps=nan"], "config.eps=nan is not a finite number"),
         (["norm=linff"], "config.norm='linff' is unknown; known: linf, l2; did you mean 'linf'?"),
         (["precision.attack=fp16"], "config.precision.attack='fp16' is unknown"),

@@ -79,6 +79,30 @@ def test_a_huge_array_is_refused():
     refusal(official.python2_batch("b", IMAGES, [1, 2], array=called))
 
 
+REPEATED = {
+    "bytes": (
+        b"X" + struct.pack("<I", 1 << 17) + b"a" * (1 << 17),
+        b"c_codecs\nencode\nh\x00\x85R",
+    ),
+    "objects": (
+        b"](" + b"N" * (1 << 17) + b"e",
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01J\x00\x00\x02\x00\x85cnumpy\ndtype\nU\x01O\x85R\x89h\x00tb",
+    ),
+}  # Each a value, put as the first of the memo, and what makes a large copy of it.
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_many_copies_of_one_value_are_refused(kind):
+    value, copy = REPEATED[kind]
+    for copies in (1, 400):
+        content = b"\x80\x02(" + value + b"q\x00" + copies * copy + b"l."
+        if copies == 1:
+            assert len(restricted_pickle.loads(content)) == 2
+        else:
+            assert "unpacks to more than it holds" in refusal(content)
+
+
 def test_a_long_string_that_is_not_there_is_refused():
     refusal(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.")
 
@@ -94,11 +118,18 @@ def test_other_types_than_uint8_are_refused(dtype):
     "target", [b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"cnumpy\ndtype\n"]
 )
 @pytest.mark.parametrize(
-    "state", [b"}U\x05stainK\x01s", b"N}U\x0c__defaults__)s\x86", b"N}U\x07__doc__K\x01s\x86"]
-)
+    "state",
+    [
+        b"}U\x05stainK\x01s", b"N}U\x0c__defaults__)s\x86", b"N}U\x07__doc__K\x01s\x86",
+        b"N}U\x07_budgetNs\x86",
+    ],
+)  # fmt: skip
 def test_a_file_cannot_alter_the_reader(target, state):
-    refusal(b"\x80\x02" + target + state + b"b.")
-    for value in restricted_pickle.KNOWN_NAMES.values():
+    content = b"\x80\x02" + target + state + b"b."
+    refusal(content)
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        restricted_pickle.loads(content)
+    for value in restricted_pickle.known_names(0).values():
         assert not hasattr(value, "stain") and value.__doc__ != 1
 
 

@@ -148,6 +148,11 @@ def not_an_array(params, state):
     params["wide_res_net/~/logits"]["b"] = [1, 2]
 
 
+def of_one_array(params, state):
+    values = np.zeros(1 << 20, np.float32)
+    params |= {f"wide_res_net/~/linear_{i}": {"b": values} for i in range(9)}
+
+
 def of_nan(params, state):
     state["wide_res_net/~/batchnorm/~/mean_ema"]["average"][...] = np.nan
 
@@ -158,6 +163,7 @@ def of_nan(params, state):
         (renamed, "is of no network that is known"),
         (not_an_average, "is not a moving average"),
         (not_an_array, "a leaf that is no array of numbers"),
+        (of_one_array, "it unpacks to more than it holds"),
         (of_nan, "batchnorm.running_mean of .* holds NaN or infinite values"),
     ],
 )

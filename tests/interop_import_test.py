@@ -314,6 +314,7 @@ def test_a_tensor_larger_than_its_file_is_refused_by_its_shape(tmp_path):
         (["a.pt"], "--out=DIR is needed"),
         (["a.pt", "--out=o", "--eps=8"], "--eps=8 is not a radius in pixel units"),
         (["a.pt", "--out=o", "--eps=big"], "--eps=big is not a number"),
+        (["a.pt", "--out=o", "--eps=nan"], "--eps=nan is not a radius"),
         (["a.pt", "--out=o", "--dataset=mnist"], "unknown dataset 'mnist'"),
         (["a.pt", "--out=o", "--dataset=cifar10_edm"], "only adds to cifar10"),
         (["https://a/b.pt", "--out=o"], "is not a local file; download it first"),
@@ -325,6 +326,14 @@ def test_a_mistake_in_the_command_is_one_line(arguments, message, capsys, tmp_pa
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(("record", "out"), [("config.json", "run"), ("run.json", "run/export")])
+def test_the_export_of_a_training_run_is_not_replaced(record, out, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / record).write_text("{}")
+    with pytest.raises(UserError, match="run is the folder of a training run; give another --out"):
+        interop_import.import_checkpoint(tmp_path / "a.pt", tmp_path / out)
 
 
 @pytest.fixture(scope="module")
