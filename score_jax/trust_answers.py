@@ -5,6 +5,7 @@ import numpy as np
 from score_jax.trust_check import Check, grade, percent, worst
 from score_jax.trust_subject import LogitsFn, Subject
 
+NEAR_CHANCE = 0.1  # Of the way from chance to all images right.
 FAR_APART = 50.0  # Logits; see THRESHOLDS["saturated"].
 TINY_MOVE = 1 / 2040  # An eighth of a level of 8-bit pixels.
 MOVED_VALUES = 4
@@ -47,7 +48,7 @@ def outputs(subject: Subject) -> Check:
             "Divide the logits by a constant before attacking; the classes do not change and "
             "cross-entropy gets its gradient back."
         )
-        if colour == "green" and accuracy < 2 * chance:
+        if colour == "green" and accuracy < chance + NEAR_CHANCE * (1 - chance):
             colour, remedy = "amber", "Check labels and input range: this is near chance."
     return Check(
         name="outputs", colour=colour, finding=finding, numbers=numbers,

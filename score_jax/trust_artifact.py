@@ -157,6 +157,8 @@ def _given(
 
 def _own_checkpoints(artifact: Artifact) -> Iterator[tuple[str, LogitsFn]]:
     """The run's other weights that differ from the exported ones; none without checkpoints."""
+    if "origin" in artifact.spec:
+        return  # Imported: what lies beside it is another network's run.
     try:
         run = find_workdir(artifact.path.parent)
     except UserError:
@@ -192,7 +194,9 @@ def official_result(
     for path in sorted(artifact.path.parent.glob("eval/*/result.json")):
         try:
             result = json.loads(path.read_text())
-        except ValueError:
+        except (OSError, ValueError):
+            continue
+        if not isinstance(result, dict):
             continue
         expected = dict(
             attack="AutoAttack", attack_version="standard", norm=norm, data_sha256=fingerprint,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from score_jax.trust_check import Check, grade, part_lost, percent, worst
+from score_jax.trust_check import Check, grade, grade_loss, percent, worst
 from score_jax.trust_subject import Subject
 
 STEPS = (1, 5, 10, 20, 50, 100)
@@ -90,13 +90,14 @@ def start(subject: Subject) -> Check:
 
 def restarts(subject: Subject) -> Check:
     """More random starts do not go on lowering the accuracy."""
-    withstood, accuracies = subject.is_right.copy(), []
+    withstood, kept = subject.is_right, []
     for restart in range(RESTARTS):
-        withstood &= subject.walk("cross_entropy", USUAL_STEPS, restart=restart).withstood
-        accuracies.append(float(withstood.mean()))
+        walk = subject.walk("cross_entropy", USUAL_STEPS, restart=restart)
+        withstood = withstood & walk.withstood
+        kept.append(withstood)
+    colour, lost = grade_loss("restarts_go_on", kept[RESTARTS // 2 - 1], kept[-1])
+    accuracies = [float(each.mean()) for each in kept]
     middle = accuracies[RESTARTS // 2 - 1]
-    lost = part_lost(middle, accuracies[-1], len(subject))
-    colour = grade("restarts_go_on", lost)
     return Check(
         name="restarts",
         colour=colour,
@@ -149,8 +150,7 @@ def loss_choice(subject: Subject) -> Check:
     }
     together = np.logical_and.reduce(list(others.values()))
     before, after = float(own.mean()), float(together.mean())
-    lost = part_lost(before, after, len(subject))
-    colour = grade("loss_choice", lost)
+    colour, lost = grade_loss("loss_choice", own, together)
     single = {name: float(kept.mean()) for name, kept in others.items()}
     return Check(
         name="loss",

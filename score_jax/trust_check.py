@@ -12,8 +12,13 @@ from score_jax.types import lookup
 # From harmless to worst. Grey: there was nothing to examine it with.
 COLOURS = ("grey", "green", "amber", "red")
 FEW_IMAGES = 2  # A share of fewer images than this is chance, and colours nothing.
-# A loss of accuracy smaller than this is none, however small what it is divided by.
-FEW_POINTS, FEW_LOST = 0.02, 4  # As a share, and in images.
+# A part lost of a small accuracy is large soon: colours take so many points as well.
+AMBER_POINTS, RED_POINTS = 0.03, 0.06
+STANDARD_ERRORS = 2.0  # Of the paired difference: what chance may take.
+_PART = (
+    f"; amber takes {100 * AMBER_POINTS:g} points and more than {STANDARD_ERRORS:g} standard "
+    f"errors as well, red {100 * RED_POINTS:g} points beyond {STANDARD_ERRORS:g} standard errors"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "restarts_go_on": Threshold(
         0.06, 0.12, False,
-        "part of the accuracy that restarts 6 to 10 still take; 2 to 3% on honest networks",
+        "part of the accuracy that restarts 6 to 10 still take; 2 to 3% on honest networks" + _PART,
     ),
     "left_at_large_eps": Threshold(
         0.0, 0.05, True,
@@ -102,7 +107,7 @@ THRESHOLDS: dict[str, Threshold] = {
         0.08, 0.12, False,
         "part of the accuracy that scale-free losses and targets take beyond cross-entropy with "
         "as many runs; here 1 to 2% for TRADES and SCORE, 9% for GAIRAT; published, one run each, "
-        "6% for AT and TRADES, 24% for GAIRAT",
+        "6% for AT and TRADES, 24% for GAIRAT" + _PART,
     ),
     "black_box_gain": Threshold(
         0.005, 0.02, True,
@@ -120,14 +125,16 @@ THRESHOLDS: dict[str, Threshold] = {
     "gap": Threshold(
         0.2, 0.25, False,
         "part of the accuracy under PGD-20 that the strongest attack takes; published 6 to 9%, for "
-        "GAIRAT 27%; here, where images have 64 pixels, 12 to 15%, for GAIRAT 35%",
+        "GAIRAT 27%; here, where images have 64 pixels, 12 to 15%, for GAIRAT 35%" + _PART,
     ),
     "beats_official": Threshold(
         0.01, 0.03, True,
         "share of images that AutoAttack left and the weaker attacks here fool; chance finds a few",
     ),
     "precision_changes": Threshold(
-        0.02, 0.1, True, "share of attacked images whose class changes in bfloat16",
+        0.02, 0.1, True,
+        "share of clean images whose class changes in bfloat16, or change of the accuracy on "
+        "attacked ones, the larger",
     ),
 }  # fmt: skip
 
@@ -232,11 +239,23 @@ def grade(name: str, value: float, num_images: int = 0) -> str:
     return "red" if value > threshold.red else "amber" if value > threshold.amber else "green"
 
 
-def part_lost(before: float, after: float, num_images: int) -> float:
-    """What part of an accuracy is gone; 0 where it is less than `FEW_POINTS` or `FEW_LOST`."""
-    lost = before - after
-    is_few = lost < FEW_POINTS or round(lost * num_images) < FEW_LOST
-    return 0.0 if is_few else lost / before
+def grade_loss(name: str, before: np.ndarray, after: np.ndarray) -> tuple[str, float]:
+    """The colour of a loss of accuracy, and what part of the accuracy is gone.
+
+    A part is graded by `THRESHOLDS`, and coloured only where it is enough points: amber takes
+    `AMBER_POINTS` that are no chance, red `RED_POINTS` beyond chance.
+
+    Args:
+      before, after: bool[n], which of the same images are right.
+    """
+    difference = np.subtract(before, after, dtype=np.float64)
+    lost = float(difference.mean())
+    part = lost / float(before.mean()) if lost > 0 else 0.0
+    chance = STANDARD_ERRORS * float(difference.std()) / math.sqrt(len(difference))
+    if lost < AMBER_POINTS or lost <= chance:
+        return "green", part
+    colour = grade(name, part)
+    return ("amber" if colour == "red" and lost - chance < RED_POINTS else colour), part
 
 
 def percent(value: float) -> str:

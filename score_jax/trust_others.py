@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from score_jax.attacks import apgd, square
-from score_jax.trust_attacks import MAX_TARGETS, usual_accuracy
-from score_jax.trust_check import Check, grade, part_lost, percent, worst
+from score_jax.trust_attacks import MAX_TARGETS, USUAL_STEPS, usual_accuracy
+from score_jax.trust_check import Check, grade, grade_loss, percent, worst
 from score_jax.trust_subject import LogitsFn, Subject
 
 NUM_QUERIES = 1000
@@ -89,23 +89,23 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
 
     Args:
       official: a result.json of AutoAttack at the same norm and eps, with 'robust' bool[m] of the
-        first m images where they are known.
+        first m images; without them only attacks here are of the same images, and compared.
     """
-    pgd, numbers = usual_accuracy(subject), {}
-    if official is None:
-        strongest, source = float(subject.left.mean()), "all attacks here together"
-    else:
-        strongest, source = float(official["robust_accuracy"]), "AutoAttack"
-        robust = official.get("robust")
-        if robust is not None:
-            shared = min(len(subject), len(robust))
-            robust = np.asarray(robust[:shared], bool)
-            strongest = float(robust.mean())
-            pgd = float(subject.walk("cross_entropy", 20).right[:shared].mean())
-            numbers["fell_here_only"] = float((robust & ~subject.left[:shared]).mean())
-    lost = part_lost(pgd, strongest, len(subject))
-    beaten = numbers.get("fell_here_only", 0.0)
-    by_gap, by_contradiction = grade("gap", lost), grade("beats_official", beaten, len(subject))
+    usual = subject.walk("cross_entropy", USUAL_STEPS).right
+    left, source = subject.left, "all attacks here together"
+    numbers, by_contradiction, aside = {}, "green", ""
+    robust = None if official is None else official.get("robust")
+    if robust is not None:
+        shared = min(len(subject), len(robust))
+        usual, left, source = usual[:shared], np.asarray(robust[:shared], bool), "AutoAttack"
+        beaten = float((left & ~subject.left[:shared]).mean())
+        by_contradiction = grade("beats_official", beaten, shared)
+        numbers = {"fell_here_only": beaten}
+    elif official is not None:
+        known = official["robust_accuracy"], official["num_examples"]
+        aside = f" (AutoAttack: {percent(known[0])} on {known[1]} images)"
+    by_gap, lost = grade_loss("gap", usual, left)
+    pgd, strongest = float(usual.mean()), float(left.mean())
     colour = worst(by_gap, by_contradiction)
     remedy = "PGD on cross-entropy overstates this network: report AutoAttack's figure only."
     if by_gap != colour:
@@ -114,7 +114,7 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
         name="gap",
         colour=colour,
         finding=f"accuracy {percent(pgd)} under PGD-20, {percent(strongest)} under {source}: "
-        f"{percent(lost)} of it is lost",
+        f"{percent(lost)} of it is lost{aside}",
         numbers={"pgd": pgd, "strongest": strongest, "source": source, "part_lost": lost} | numbers,
         remedy="" if colour == "green" else remedy,
     )

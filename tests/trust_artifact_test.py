@@ -1,5 +1,6 @@
 """The trust report of an exported model: its data, its AutoAttack result, its page, its command."""
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 
@@ -90,12 +91,21 @@ def test_autoattacks_result_of_this_model_is_found(artifact):
     }.items():
         write_result(artifact, name, np.ones(20, bool), **change)
     (artifact.parent / "eval" / "part" / "result.json").write_text("{")
+    (artifact.parent / "eval" / "other_eps" / "result.json").write_text("[]")
+    (artifact.parent / "eval" / "folder" / "result.json").mkdir(parents=True)
     found = trust_artifact.official_result(export.load(artifact), "linf", 0.1, FINGERPRINT)
     assert found["name"] == "most" and found["robust"].sum() == 3
     (artifact.parent / "eval" / "most" / "adversarial.npz").write_bytes(b"cut short")
     found = trust_artifact.official_result(export.load(artifact), "linf", 0.1, FINGERPRINT)
     assert found["robust_accuracy"] == 0.25 and found["robust"] is None
     assert examine(artifact)["autoattack"].numbers["result"] == "most"
+
+
+def test_imported_weights_have_no_other_checkpoints(artifact, monkeypatch):
+    monkeypatch.setattr(trust_artifact, "find_workdir", lambda folder: pytest.fail("was asked"))
+    loaded = export.load(artifact)
+    imported = dataclasses.replace(loaded, spec={**loaded.spec, "origin": {}})
+    assert list(trust_artifact._own_checkpoints(imported)) == []
 
 
 def test_attacks_transfer_from_the_given_models(artifact, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from score_jax import trust, trust_answers, trust_attacks, trust_gradients, trust_others
-from score_jax.trust_check import THRESHOLDS, Check, Report, finite, grade, part_lost, worst
+from score_jax.trust_check import THRESHOLDS, Check, Report, finite, grade, grade_loss, worst
 from score_jax.trust_subject import Walk
 from score_jax.types import UserError
 from tests import trust_networks as networks
@@ -222,7 +222,7 @@ def by_steps(*accuracies):
         (trust_attacks.radius, lambda loss, steps, f: 0.5 * (f["eps"] < 1.0), "green"),
         (trust_attacks.radius, lambda loss, steps, f: 0.5, "red"),
         (trust_attacks.radius, lambda loss, steps, f: 0.8 * (f["eps"] == 0.2), "red"),
-        (trust_attacks.loss_choice, lambda loss, s, f: 0.5 if "cross" in loss else 0.4, "red"),
+        (trust_attacks.loss_choice, lambda loss, s, f: 0.5 if "cross" in loss else 0.3, "red"),
         (trust_attacks.loss_choice, lambda loss, s, f: 0.5 if "cross" in loss else 0.49, "green"),
     ],
 )  # fmt: skip
@@ -244,7 +244,8 @@ def official(accuracy, **fields):
         (official(0.47), "green"),
         (official(0.39), "amber"),
         (official(0.3), "red"),
-        (official(0.3, robust=None), "red"),
+        (official(0.3, robust=None), "green"),  # Of other images: only mentioned.
+        (official(0.25, robust=np.arange(20) < 17), "green"),  # Three of the shared images.
         (official(0.6), "red"),  # What AutoAttack left fell to weaker attacks.
     ],
 )
@@ -331,10 +332,42 @@ def test_colours():
     # One image of ten is chance, whatever its share; two are not.
     assert (grade("zero_gradient", 0.1, 10), grade("zero_gradient", 0.2, 10)) == ("green", "red")
     assert worst() == "grey" and worst("grey", "green", "amber") == "amber"
-    assert part_lost(0.5, 0.4, 100) == pytest.approx(0.2)
-    # Less than two points is no loss, nor are three images.
-    assert part_lost(0.02, 0.005, 10000) == part_lost(0.5, 0.35, 20) == 0
     assert finite({"a": (np.float32("nan"), np.arange(2))}) == {"a": [None, [0, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "colour"),
+    [
+        (50, 35, "red"),
+        (24, 21, "green"),  # Three images of a hundred are within two standard errors.
+        (24, 20, "amber"),
+        (32, 24, "amber"),  # Eight points of a hundred images may be three.
+        (240, 216, "green"),  # A tenth, but 2.4 points.
+        (60, 31, "green"),
+        (60, 30, "amber"),
+        (120, 60, "amber"),  # Six points, give or take.
+        (120, 30, "red"),
+        (500, 460, "green"),  # Four points, but eight in a hundred of it.
+        (30, 40, "green"),
+        (0, 0, "green"),
+    ],
+)
+def test_a_loss_of_accuracy_takes_points_too(before, after, colour):
+    images = np.arange(1000 if max(before, after) > 50 else 100)
+    found, part = grade_loss("loss_choice", images < before, images < after)
+    assert found == colour
+    assert part == pytest.approx(max(before - after, 0) / max(before, 1))
+
+
+def test_noise_of_two_attacks_is_no_loss():
+    before, after = np.arange(100) < 50, np.arange(100) >= 56
+    assert grade_loss("loss_choice", before, after)[0] == "green"  # 6 points of 94 that differ.
+
+
+def test_a_binary_network_is_not_near_chance(honest, monkeypatch):
+    monkeypatch.setattr(honest, "num_classes", 2)
+    assert honest.is_right.mean() < 1
+    assert trust_answers.outputs(honest).colour == "green"
 
 
 def test_the_report_is_as_bad_as_its_worst_check():
