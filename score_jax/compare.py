@@ -67,7 +67,8 @@ def compare(
       steps: of PGD.
       precisions: of `PRECISIONS`: each JAX side at these is compared with itself in float32.
       attacks: of `ATTACKS`.
-      out: folder to write to; '': compare/SECOND beside the first.
+      out: folder to write to; '': compare/SECOND-DIGESTS in the first one's run folder, or beside
+        its file.
 
     Returns:
       What compare.json holds.
@@ -86,7 +87,8 @@ def compare(
     one, other = compare_sides.open_both(first, second, options)
     norm, eps = _threat(one, other, norm, eps) if attacks else (norm, eps)
     images, labels, data = _images(one, other, dataset, data_dir, num_examples)
-    folder = Path(out) if out else _folder(one, second or compare_sides.OWN_EXPORT)
+    folder = Path(out) if out else _folder(one, other, second or compare_sides.OWN_EXPORT)
+    folder.mkdir(parents=True, exist_ok=True)
     ask = _in_batches(batch_size)
 
     answers = {side: ask(side.logits, images) for side in (one, other)}
@@ -129,13 +131,6 @@ def compare(
                 row["pgd"] = compare_attacks.compare_pgd((side, again), walked, labels, ask)
             result["precisions"].append({"side": place, "precision": name, **row})
             report(f"{again.label}: compared with its float32")
-    if "autoattack" in attacks:
-        official = compare_attacks.Official(
-            **data, data_dir=data_dir, num_examples=len(labels), norm=norm, eps=eps,
-            batch_size=batch_size, seed=seed,
-        )  # fmt: skip
-        both = compare_attacks.compare_autoattack((one, other), official, folder, report)
-        result["autoattack"] = both
     result |= {
         "verdict": compare_measures.verdict(
             result["logits"], result["gradients"], result.get("layers")
@@ -146,8 +141,15 @@ def compare(
             **library_versions(), "torch": torch.__version__, "python": platform.python_version()
         },
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / "compare.json", result)
+    if "autoattack" in attacks:  # It may take hours, and what was found so far is written.
+        official = compare_attacks.Official(
+            **data, data_dir=data_dir, num_examples=len(labels), norm=norm, eps=eps,
+            batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        both = compare_attacks.compare_autoattack((one, other), official, folder, report)
+        result["autoattack"] = both
+        write_json_atomic(folder / "compare.json", result)
     return result | {"folder": str(folder)}
 
 
@@ -190,10 +192,16 @@ def _images(
     return images, labels, {"dataset": name, "data_sha256": split.fingerprint}
 
 
-def _folder(one: Side, second: str) -> Path:
-    name = Path(second).expanduser().absolute()
-    name = name.parent if name.name == "export" else name
-    return one.artifact.path.parent / "compare" / name.stem
+def _folder(one: Side, other: Side, second: str) -> Path:
+    """Digests of both stand in its name, so that networks of one name have folders of their own."""
+    path = Path(second).expanduser().absolute()
+    if other.engine == "torch":
+        name = path.stem
+    else:
+        name = path.parent.name if path.name == "export" else path.name
+    # `path` is an export, which lies in its run, or the folder of a file.
+    home = one.artifact.path if one.engine == "torch" else one.artifact.path.parent
+    return home / "compare" / f"{name}-{one.sha256[:6]}-{other.sha256[:6]}"
 
 
 def _in_batches(batch_size: int) -> compare_attacks.Ask:

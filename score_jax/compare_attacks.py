@@ -77,7 +77,10 @@ def compare_pgd(
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
-    """An AutoAttack evaluation: on which images, in which ball; run where none lies there yet."""
+    """An AutoAttack evaluation: on which images, in which ball; run where none lies there yet.
+
+    What a comparison at other settings left in its folder is moved aside.
+    """
 
     dataset: str
     data_dir: str
@@ -96,7 +99,8 @@ class Official:
             official_autoattack.run(
                 dataclasses.replace(side.artifact, spec=spec), data_dir=self.data_dir,
                 num_examples=self.num_examples, norm=self.norm, eps=self.eps, seed=self.seed,
-                batch_size=self.batch_size, backend=BACKENDS[side.engine], out=place, report=report,
+                batch_size=self.batch_size, backend=BACKENDS[side.engine], out=place,
+                set_aside_other=True, report=report,
             )  # fmt: skip
         report(f"{side.label}: AutoAttack from {place}")
         with np.load(place / ADVERSARIAL, allow_pickle=False) as stored:

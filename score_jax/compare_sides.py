@@ -99,7 +99,7 @@ def _read_torch(path: Path, like: Mapping[str, Any], options: Mapping[str, str])
     own = {name: value for name, value in options.items() if value}
     if "dataset" not in own and not like.get("dataset"):
         raise UserError(f"{path.name} does not say what it classifies; give --dataset=NAME.")
-    known = {"dataset": like["dataset"], "model": like["model"]["name"]} if like else {}
+    known = {"dataset": like.get("dataset"), "model": like["model"]["name"]} if like else {}
     found = interop_load.load(path, **{**known, **own})
     section = dict(found.model)
     # A file seldom says how its input is normalised; where nobody else does, as the other side.

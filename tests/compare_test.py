@@ -1,6 +1,7 @@
 """Two networks compared: what is one is called one, and what is not is found where it is not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -214,13 +215,15 @@ def test_autoattack_results_that_fit_are_used(first, tmp_path, monkeypatch, chan
     robust, ran = np.arange(COUNT) % 2 == 0, []
     stored_result(folder, open_both(str(artifact), "")[0], robust, **changes)
 
-    def official(artifact, *, out, backend, num_examples, **options):
+    def official(artifact, *, out, backend, num_examples, set_aside_other, **options):
         ran.append(backend)
+        assert set_aside_other  # Or the same command at another radius would be refused.
+        assert "pgd" in json.loads((tmp_path / "out" / "compare.json").read_text())
         out.mkdir(parents=True)
         np.savez(out / "adversarial.npz", robust=np.arange(num_examples) % 4 == 0)
 
     monkeypatch.setattr(compare_attacks.official_autoattack, "run", official)
-    result = run(artifact, out=tmp_path / "out", attacks=("autoattack",), num_examples=20)
+    result = run(artifact, out=tmp_path / "out", attacks=tuple(compare.ATTACKS), num_examples=20)
     assert ran == (["torch"] if not changes else ["bridge", "torch"])
     assert result["autoattack"]["robust"]["only_a"] == (5 if not changes else 0)
     assert result["autoattack"]["robust_accuracy"]["b"] == 0.25
@@ -265,6 +268,35 @@ def test_what_cannot_be_compared_is_one_line(first, tmp_path, capsys, make, opti
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert "boom" not in capsys.readouterr().out
+
+
+def test_each_pair_has_a_folder_of_its_own_beside_the_first(first, tmp_path):
+    file = changed(first, tmp_path / "weights.v2.pt", lambda state: None)
+    (tmp_path / "other").mkdir()
+    same_name = changed(first, tmp_path / "other" / file.name, lambda s: s["logits.bias"].add_(1))
+    digests = "-".join(side.sha256[:6] for side in open_both(str(first), str(file)))
+
+    def folder(one, other):
+        return compare._folder(*open_both(str(one), str(other)), str(other))
+
+    of_run, of_export = folder(first.parent, file), folder(first, file)
+    assert of_run == of_export == first.parent / "compare" / f"weights.v2-{digests}"
+    assert folder(first, same_name) != of_run
+    of_file = folder(file, first)
+    assert of_file.parent == tmp_path / "compare"
+    assert of_file.name.startswith(f"{first.parent.name}-")
+
+
+def test_a_dataset_can_be_given_where_the_export_names_none(first, tmp_path):
+    spec = json.loads((first / "model.json").read_text())
+    nameless = tmp_path / "run" / "export"
+    shutil.copytree(first, nameless)
+    del spec["dataset"]
+    (nameless / "model.json").write_text(json.dumps(spec))
+    with pytest.raises(UserError, match="give --dataset=NAME"):
+        open_both(str(nameless), "")
+    _, other = open_both(str(nameless), "", {"dataset": "digits"})
+    assert other.artifact.spec["dataset"] == "digits"
 
 
 def test_two_files_without_a_dataset_are_refused(first):
