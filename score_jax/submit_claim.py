@@ -131,11 +131,11 @@ def read(
 
     Args:
       additional_data: 'true' or 'false'; '' follows from the training's config.
-      footnote: instead of the one that the config gives.
+      footnote: instead of the one that the config gives. With both given no set need be known.
       leaderboard: whether the rules of RobustBench's leaderboards apply.
 
     Raises:
-      UserError: no result, or one of another model.
+      UserError: no result, or one of another model, or of images that nobody here knows.
     """
     result = _read_result(folder)
     if result["model_sha256"] != artifact.spec["sha256"][WEIGHTS]:
@@ -145,7 +145,9 @@ def read(
         )
     lookup(NORMS, "norm", result["norm"])
     config = artifact.spec.get("config") or {}
-    extra = lookup(EXTRAS, "set of images", config.get("data", {}).get("generated", ""))
+    extra = EXTRAS[""]
+    if not (additional_data and footnote):
+        extra = lookup(EXTRAS, "set of images", config.get("data", {}).get("generated", ""))
     # Imported weights, and weights that go on from others, may have seen any images.
     if not additional_data and (not config or config.get("init_from")):
         raise UserError(
@@ -153,7 +155,8 @@ def read(
             "--additional_data=true (outside images) or --additional_data=false."
         )
     eps = float(result["eps"]["value"] if isinstance(result["eps"], dict) else result["eps"])
-    dataset = result.get("dataset") or artifact.spec.get("dataset") or "unknown"
+    dataset = str(result.get("dataset") or artifact.spec.get("dataset"))
+    lookup(sources.DATASETS, "dataset", dataset)  # It names a folder of the bundle.
     return Claim(
         result=result,
         folder=folder,
@@ -202,8 +205,7 @@ def _incomplete(result: Mapping[str, Any], dataset: str, eps: float) -> Iterator
             f"AutoAttack ran {', '.join(names) or 'nothing'} (version {version}), not the "
             f"standard {', '.join(STANDARD)}"
         )
-    spec, number = sources.DATASETS.get(dataset), result["num_examples"]
-    size = spec.split_sizes.get("test") if spec else None
+    size, number = sources.DATASETS[dataset].split_sizes.get("test"), result["num_examples"]
     if number != size:
         whole = f"the {size:,}" if size else "an unknown number of"
         yield f"{number:,} images were attacked, not {whole} test images of {dataset}"

@@ -228,7 +228,6 @@ def given(**changes):
         (dict(attack_version="plus"), "version plus"),
         (dict(attack_version="standard: apgd-ce", attacks=[{"name": "apgd-ce"}]), "ran apgd-ce"),
         (dict(attacks=[{"name": "apgd-ce"}]), "ran apgd-ce"),
-        (dict(dataset="imagenet"), "not an unknown number of test images of imagenet"),
         (dict(precision="bfloat16"), "ran in bfloat16"),
         (dict(recount=None), "not counted again"),
         (dict(recount=dict(robust_accuracy=0.4)), "count 40.00% robust where"),
@@ -321,6 +320,7 @@ def break_kind(run):
         (break_count, "does not count as result.json says"),
         (break_numbers, "fractions with robust <= clean"),
         (remove_result, "run `score-jax autoattack`"),
+        (lambda run: edit(run, dataset="../../x"), "unknown dataset '../../x'; known: cifar10, "),
         (break_kind, "has no 'clean_accuracy': it is not a result of AutoAttack"),
     ],
 )

@@ -98,6 +98,12 @@ def test_every_generated_set_is_known_to_be_outside_data_or_not():
         ({"data": {"generated": ""}}, {"additional_data": "true"}, True, ""),
         ({"data": {"generated": "cifar10_ti500k"}}, {"additional_data": "false"}, False, "500K"),
         (None, {"additional_data": "false"}, False, ""),
+        (
+            {"data": {"generated": "of_mine"}},
+            {"additional_data": "true", "footnote": "Mine."},
+            True,
+            "Mine.",
+        ),
     ],
 )
 def test_additional_data_follows_from_the_config(plain_run, config, given, additional, footnote):
