@@ -68,6 +68,9 @@ class Library:
     factory: Callable[..., Any]
     checks: ModuleType
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

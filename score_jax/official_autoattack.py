@@ -106,10 +106,10 @@ def run(
     return evaluate(
         build(loaded, batch_size), images, labels,
         num_classes=loaded.spec["model"]["num_classes"], threat=inputs.threat_of(loaded, norm, eps),
-        model_sha256=loaded.spec["sha256"][WEIGHTS], by_jax=logits_fn(loaded), backend=backend,
-        batch_size=batch_size, chunk_size=chunk_size, attacks=attacks, version=version, seed=seed,
-        seeding=seeding, shard=part, folder=folder, facts={"name": name, **data},
-        set_aside_other=set_aside_other, report=report,
+        model_sha256=loaded.spec["sha256"][WEIGHTS], described=loaded.spec["model"],
+        by_jax=logits_fn(loaded), backend=backend, batch_size=batch_size, chunk_size=chunk_size,
+        attacks=attacks, version=version, seed=seed, seeding=seeding, shard=part, folder=folder,
+        facts={"name": name, **data}, set_aside_other=set_aside_other, report=report,
     )  # fmt: skip
 
 
@@ -122,6 +122,7 @@ def evaluate(
     threat: recount.Threat,
     model_sha256: str,
     folder: Path,
+    described: Mapping[str, Any] | None = None,
     by_jax: Callable[[np.ndarray], np.ndarray] | None = None,
     backend: str = "torch",
     batch_size: int = 500,
@@ -141,7 +142,8 @@ def evaluate(
 
     Args:
       model: f32[b, c, h, w] in [0, 1] to logits f32[b, num_classes], normalising by itself.
-      model_sha256: of its weights; with the images and settings it says what the folder is of.
+      model_sha256: of its weights; with `described` (architecture, normalisation), the images and
+        the settings it says what the folder is of.
       by_jax: logits f32[b, k] of images f32[b, h, w, c] that everything is counted with again;
         None counts with the network itself.
       facts: of model and data, for the result.
@@ -153,6 +155,8 @@ def evaluate(
     chosen, notes = adapter.choose_attacks(version, attacks, num_classes)
     library = adapter.find_library()
     lookup(SEEDINGS, "seeding", seeding)
+    if not 0 <= seed < 2**64:
+        raise UserError(f"seed={seed} is not one that PyTorch takes; give one below 2**64.")
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
         if value < 1:
             raise UserError(f"{name}={value} is not positive.")
@@ -169,7 +173,10 @@ def evaluate(
             f"--shard={shard} has none of the {plan.num_chunks} chunks; use {plan.num_chunks} "
             "shards or fewer, or a smaller --chunk_size."
         )
-    identity = identity_of(plan, model_sha256=model_sha256, backend=backend, library=library)
+    identity = identity_of(
+        plan, model_sha256=model_sha256, network=described or {}, backend=backend,
+        library=str(library),
+    )  # fmt: skip
     if (result := results.finished(folder, identity)) is not None:
         report(f"{folder / identities.RESULT} is of this very evaluation, and finished")
         return result
@@ -194,7 +201,7 @@ def evaluate(
             folder=folder / CHUNKS, identity=identities.digest(identity), suffix=shard.suffix
         )
         tell = stack.enter_context(log_to(folder / f"log{shard.suffix}.txt", report))
-        tell(headline(plan, library, backend, shard))
+        tell(headline(plan, str(library), backend, shard))
         for note in notes:
             tell(note)
         asked = min(batch_size, plan.chunk_size)

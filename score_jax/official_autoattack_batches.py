@@ -7,6 +7,7 @@ what is drawn at random nor which images are attacked; logits change by rounding
 import gc
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,8 @@ from score_jax.types import UserError
 Result = TypeVar("Result")
 
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|RESOURCE_EXHAUSTED|can't allocate memory|not enough memory", re.IGNORECASE
+    r"out of memory|RESOURCE_EXHAUSTED|ALLOC_FAILED|can't allocate memory|not enough memory",
+    re.IGNORECASE,
 )
 
 
@@ -81,8 +83,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
+@dataclass
+class BatchSize:
+    """How many images something computes at once."""
+
+    batch_size: int
+
+    def resize(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+
 def within_memory(
-    network: Limited,
+    network: Limited | BatchSize,
     work: Callable[[], Result],
     tell: Callable[[str], None],
 ) -> Result:

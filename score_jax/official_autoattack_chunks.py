@@ -21,6 +21,12 @@ CLEAN = "clean"
 FIELDS = ("indices", "fallen", "predictions", "images", "facts")
 
 
+UNREADABLE = (
+    OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError,
+    RuntimeError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
 class Damaged(Exception):
     """A file that does not hold what its name says; one phrase."""
 
@@ -126,8 +132,7 @@ class Store:
             whole = len(found.indices) == len(found.fallen) == len(found.predictions)
             images = 0 if attack == CLEAN else int(found.fallen.sum())
             whole = whole and len(found.images) == images and found.images.dtype == np.float32
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, zlib.error,
-                zipfile.BadZipFile, NotImplementedError) as error:  # fmt: skip
+        except UNREADABLE as error:
             raise Damaged(f"is damaged ({type(error).__name__})") from None
         if own != [self.identity, attack, chunk]:
             raise Damaged("belongs to another evaluation")
@@ -141,9 +146,10 @@ class Store:
             try:
                 with np.load(path, allow_pickle=False) as stored:
                     facts = json.loads(str(stored["facts"]))
-            except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile):
+                own = facts["identity"] == self.identity
+            except UNREADABLE:
                 continue
-            if facts.get("identity") == self.identity:
+            if own:
                 yield facts
 
     def gather(self, found: Found) -> None:

@@ -17,12 +17,16 @@ import numpy as np
 from score_jax.types import UserError
 
 FIELDS = (
-    "model", "num_examples", "images", "norm", "eps", "version", "attacks", "seed", "seeding",
-    "chunk_size", "backend", "library", "torch",
+    "model", "network", "num_examples", "images", "norm", "eps", "version", "attacks", "seed",
+    "seeding", "chunk_size", "backend", "library", "torch",
 )  # fmt: skip
 IDENTITY, CHUNKS, RESULT = "identity.json", "chunks", "result.json"
-# Identities that are digests; everything else is told as it is.
-DIGESTS = {"model": "another model", "images": "other images or labels"}
+# What is too long to be told as it is.
+DIGESTS = {
+    "model": "another model",
+    "network": "another network or normalisation",
+    "images": "other images or labels",
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         temporary = path.with_name(f".{IDENTITY}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(identity, indent=2) + "\n")
+            with temporary.open("w") as file:
+                file.write(json.dumps(identity, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             # Of several that come at once the first one's identity stands.
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)

@@ -107,7 +107,7 @@ def folder_of(artifact: Artifact, name: str, out: str | os.PathLike[str] | None)
     Raises:
       UserError: the name is that of several folders.
     """
-    if Path(name).name != name:
+    if Path(name).name != name or not name or name.startswith("."):
         raise UserError(f"name={name!r} is not the name of one folder; take autoattack, say.")
     return Path(out) if out else artifact.path.parent / "eval" / name
 

@@ -53,11 +53,11 @@ def merge(
         ),
     )  # fmt: skip
     here = identity_of(
-        plan, model_sha256=loaded.spec["sha256"][WEIGHTS], backend=identity["backend"],
-        library=library,
+        plan, model_sha256=loaded.spec["sha256"][WEIGHTS], network=loaded.spec["model"],
+        backend=identity["backend"], library=identity["library"],
     )  # fmt: skip
     # What attacked is told by the chunks; nothing is attacked here.
-    here |= {field: identity[field] for field in ("library", "torch")}
+    here["torch"] = identity["torch"]
     if different := identities.differences(identity, here):
         raise UserError(
             f"the chunks are not of this export and dataset ({'; '.join(different)}); give the "
@@ -88,7 +88,8 @@ def merge(
         identities.claim(folder, identity)
         for piece in found:
             store.gather(piece)
-        tell(f"{headline(plan, library, identity['backend'], EVERYTHING)}, merged from shards")
+        first = headline(plan, identity["library"], identity["backend"], EVERYTHING)
+        tell(f"{first}, merged from shards")
         for line in lines:
             tell(line)
         return results.write(

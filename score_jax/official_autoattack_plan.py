@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,16 +52,21 @@ class Plan:
 
 
 def identity_of(
-    plan: Plan, *, model_sha256: str, backend: str, library: adapter.Library
+    plan: Plan, *, model_sha256: str, network: Mapping[str, Any], backend: str, library: str
 ) -> dict[str, Any]:
     """Everything that two evaluations must share to be the same one.
 
     The random numbers are PyTorch's, so its version is part of it. Batch size, devices and threads
-    are not: they change rounding at most.
+    are not: they change rounding at most (but L1, which draws on the device that it runs on).
+
+    Args:
+      network: what the weights are of: architecture, input normalisation.
+      library: name and version.
     """
     settings = plan.settings
     return {
         "model": model_sha256,
+        "network": dict(network),
         "num_examples": len(plan.labels),
         "images": identities.digest_of_images(plan.images, plan.labels),
         "norm": settings.norm,
@@ -72,16 +77,16 @@ def identity_of(
         "seeding": plan.seeding,
         "chunk_size": plan.chunk_size,
         "backend": backend,
-        "library": f"{library.name} {library.version}",
+        "library": library,
         "torch": torch.__version__.partition("+")[0],
     }
 
 
-def headline(plan: Plan, library: adapter.Library, backend: str, shard: Shard) -> str:
+def headline(plan: Plan, library: str, backend: str, shard: Shard) -> str:
     """The first line of a log."""
     settings = plan.settings
     return (
-        f"AutoAttack {settings.version} ({library.name} {library.version}, {backend} backend): "
+        f"AutoAttack {settings.version} ({library}, {backend} backend): "
         f"{len(plan.labels)} images, {settings.norm} eps={configs.write_eps(settings.eps)}, seed "
         f"{plan.seed} ({plan.seeding}), {plan.num_chunks} chunks of {plan.chunk_size}"
         f"{'' if shard.is_all else f', shard {shard}'}"

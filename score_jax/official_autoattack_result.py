@@ -13,6 +13,7 @@ from score_jax import config as configs
 from score_jax import official_autoattack_identity as identities
 from score_jax import official_autoattack_recount as recount
 from score_jax.artifact import sha256
+from score_jax.official_autoattack_batches import BatchSize, within_memory
 from score_jax.official_autoattack_chunks import CLEAN
 from score_jax.official_autoattack_plan import Plan, Tell
 from score_jax.official_autoattack_runner import Progress, in_batches
@@ -62,10 +63,11 @@ def write(
     recount.save_adversarial(saved, progress.adversarial, plan.labels, progress.robust)
     with np.load(saved, allow_pickle=False) as stored:
         adversarial = stored["images"]
-    batch_size = min(entry["batch_size"] for entry in progress.facts)
+    size = BatchSize(min(entry["batch_size"] for entry in progress.facts))
+    logits = within_memory(size, lambda: in_batches(by_jax, adversarial, size.batch_size), tell)
     counted = recount.check_adversarial(
         adversarial, plan.images, plan.labels, progress.robust,
-        threat=threat, logits=in_batches(by_jax, adversarial, batch_size),
+        threat=threat, logits=logits,
     )  # fmt: skip
     saved = saved.replace(folder / ADVERSARIAL)
     clean, accuracy = progress.left[CLEAN] / count, float(progress.robust.mean())
@@ -78,6 +80,7 @@ def write(
     version = settings.version
     if settings.attacks != usual:
         version = f"{version}: {', '.join(settings.attacks)}"
+    name, _, number = identity["library"].rpartition(" ")
     result = {
         **facts,
         "clean_accuracy": clean,
@@ -90,7 +93,7 @@ def write(
         "attack": "AutoAttack",
         "official": True,
         "attack_version": version,
-        "attack_library": {"name": library.name, "version": library.version},
+        "attack_library": {"name": name, "version": number},
         "backend": identity["backend"],
         "flags": adapter.explain_flags(warnings),
         "notes": adapter.choose_attacks(settings.version, settings.attacks, settings.num_classes)[
@@ -104,7 +107,7 @@ def write(
         "seed": plan.seed,
         "seeding": plan.seeding,
         "chunk_size": plan.chunk_size,
-        "batch_size": batch_size,
+        "batch_size": min(entry["batch_size"] for entry in progress.facts),
         "precision": "float32",
         "adversarial_sha256": sha256(saved),
         "model_sha256": identity["model"],
@@ -113,6 +116,7 @@ def write(
             **library_versions(),
             "score_jax": score_jax.__version__,
             "python": platform.python_version(),
+            "torch": identity["torch"],
         },
         "devices": _devices(progress),
         "seconds": round(sum(progress.seconds.values()), 3),

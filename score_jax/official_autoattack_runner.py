@@ -89,11 +89,17 @@ class Attacker:
                 predictions = self.network(outputs).max(dim=1)[1]
         fallen = (predictions != labels).cpu().numpy()
         kept = np.zeros_like(fallen) if attack == CLEAN else fallen
+        found = from_torch(outputs)[kept]
+        if kept.any():
+            # Now, not after the hours that the other chunks take.
+            settings = plan.settings
+            threat = recount.Threat(norm=settings.norm, eps=settings.eps)
+            recount.check_inside(found, images[kept], threat)
         for text in recorder.warnings:
             self.tell(f"warning: {text}")
         return Found(
             attack=attack, chunk=chunk, indices=rows, fallen=fallen,
-            predictions=predictions.cpu().numpy(), images=from_torch(outputs)[kept],
+            predictions=predictions.cpu().numpy(), images=found,
             facts={
                 "seed": seed, "seconds": time.perf_counter() - start,
                 "warnings": recorder.warnings,

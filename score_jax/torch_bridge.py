@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from score_jax.artifact import Artifact
 from score_jax.types import Array, UserError
 
-RANGE_TOLERANCE = 1e-6  # Rounding of an attack's last clip; beyond it the input is not an image.
+RANGE_TOLERANCE = 1e-5  # Rounding of an attack's last clip; beyond it the input is not an image.
 LOGIT_TOLERANCE = 1e-4  # Relative to the largest logit; f32 sums in another order differ by 1e-6.
 SMALLEST_RUNG = 16
 

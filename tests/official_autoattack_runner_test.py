@@ -200,6 +200,7 @@ def test_a_finished_evaluation_is_not_computed_again(tmp_path, monkeypatch, unin
     ("changes", "message"),
     [
         (dict(model_sha256="n" * 64), "something else (another model)"),
+        (dict(described=dict(mean=[0.5])), "something else (another network or normalisation)"),
         (dict(threat=recount.Threat(norm="linf", eps=0.05)), "eps 0.03 there, 0.05 here"),
         (dict(threat=recount.Threat(norm="l2", eps=0.03)), "norm linf there, l2 here"),
         (dict(version="rand"), "version standard there, rand here; attacks apgd-ce,apgd-t,fab-t,"),
@@ -237,7 +238,7 @@ def test_a_result_without_chunks_is_kept(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["official"] is True
 
 
-@pytest.mark.parametrize("harm", ["torn", "flipped", "foreign"])
+@pytest.mark.parametrize("harm", ["torn", "flipped", "encrypted", "foreign"])
 def test_a_damaged_chunk_is_computed_again(tmp_path, uninterrupted, harm):
     tiny.evaluate(tmp_path)
     (tmp_path / "result.json").unlink()
@@ -245,6 +246,10 @@ def test_a_damaged_chunk_is_computed_again(tmp_path, uninterrupted, harm):
     content = bytearray(path.read_bytes())
     if harm == "torn":
         path.write_bytes(content[:100])
+    elif harm == "encrypted":
+        # A bit of the archive's own directory.
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(content)
     elif harm == "flipped":
         with np.load(path) as stored:
             first = stored["images"].tobytes()[:32]
