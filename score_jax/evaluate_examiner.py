@@ -118,7 +118,7 @@ class Examiner:
                 "indices": indices[filled].astype(np.int32),
                 "mask": np.arange(self._batch_size) < len(part),
             }
-            yield part, self._layout.put_batch(evaluation.process_part(batch))
+            yield part, self._layout.put_whole_batch(batch)
 
     def _predict(self, held, batch):
         logits = self._logits(held["params"], held["batch_stats"])
@@ -135,7 +135,9 @@ class Examiner:
     def _adversarial(self, attack, held, batch, key, eps):
         logits = self._logits(held["params"], held["batch_stats"])
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["indices"])
-        adversarial = attack(logits, keys, _pixels(batch), batch["labels"], eps)
+        images = _pixels(batch)
+        adversarial = attack(logits, keys, images, batch["labels"], eps)
+        adversarial = evaluation.finite_or_clean(adversarial, images)
         return adversarial, logits(adversarial).argmax(-1).astype(jnp.int32)
 
 

@@ -90,6 +90,12 @@ def create_judge(name: str = "pgd", loss: str = "margin", **fields: Any) -> Judg
     return APGDJudge(kind=name, **{field: fields[field] for field in ("norm", "eps", "num_steps")})
 
 
+def finite_or_clean(adversarial: Array, images: Array) -> Array:
+    """Where an image f[b, h, w, c] is no number, nothing was found: the clean one."""
+    is_finite = jnp.isfinite(adversarial).all((1, 2, 3), keepdims=True)
+    return jnp.where(is_finite, adversarial, images)
+
+
 def logits_fn(
     classifier: Classifier, params: Params, batch_stats: BatchStats
 ) -> Callable[[Array], Array]:
@@ -108,6 +114,7 @@ def compile_evaluation(classifier: Classifier, judge: Judge | APGDJudge, layout:
         logits = logits_fn(classifier, params, batch_stats)
         images = batch["images"].astype(jnp.float32) / 255
         adversarial = judge.adversarial(logits, key, images, batch["labels"])
+        adversarial = finite_or_clean(adversarial, images)
         count = batch["mask"].sum(dtype=jnp.float32)
 
         def accuracy(x):
@@ -134,13 +141,6 @@ def padded_batches(
         yield {"images": images[indices], "labels": labels[indices], "mask": mask}
 
 
-def process_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This process's contiguous share of a batch that every process holds whole."""
-    index, count = jax.process_index(), jax.process_count()
-    size = len(batch["mask"]) // count
-    return {name: part[index * size : (index + 1) * size] for name, part in batch.items()}
-
-
 def place(
     images: np.ndarray, labels: np.ndarray, batch_size: int, layout: Layout
 ) -> list[dict[str, Array]]:
@@ -148,10 +148,7 @@ def place(
     devices = layout.num_devices
     batch_size = min(batch_size, len(images))
     batch_size = -(-batch_size // devices) * devices
-    return [
-        layout.put_batch(process_part(batch))
-        for batch in padded_batches(images, labels, batch_size)
-    ]
+    return [layout.put_whole_batch(batch) for batch in padded_batches(images, labels, batch_size)]
 
 
 def accuracies(

@@ -34,6 +34,15 @@ class Layout:
             local,
         )
 
+    def put_whole_batch(self, whole: Any) -> Any:
+        """Global arrays from a batch that every process holds whole (a tree of numpy arrays)."""
+        return jax.tree.map(
+            lambda part: jax.make_array_from_callback(
+                part.shape, self.batch, lambda index: part[index]
+            ),
+            whole,
+        )
+
     def check_divides(self, batch_size: int, field: str) -> None:
         """Raises UserError where the devices cannot share a batch equally."""
         devices = self.num_devices

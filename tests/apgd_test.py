@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.attacks import apgd, apgd_walks
+from score_jax.attacks import apgd, apgd_walks, fab
 from score_jax.types import UserError
 
 EPS = {"linf": 0.04, "l2": 0.2, "l1": 0.6}
@@ -145,6 +145,36 @@ def test_a_network_without_gradient_gives_no_nan(key, norm):
     )  # fmt: skip
     moved = walk.move(iterate, images, images, walk.memory(points, images), jnp.bool_(False))
     assert bool(jnp.isfinite(moved).all())
+
+
+@pytest.mark.parametrize("attack", ["ce", "fab"])
+def test_a_gradient_that_is_no_number_fools_nobody(key, attack):
+    """The length of a vector of zeros has no gradient: one of dead units, here."""
+    inner = functools.partial(apply, network(key))
+
+    def logits_fn(images):
+        flat = images.reshape(len(images), -1)
+        dead = flat[:, :3] * (flat[:, :3] > 0.6).astype(flat.dtype)
+        length = jnp.sqrt(jnp.sum(jnp.square(dead), axis=1, keepdims=True))
+        return inner(images) + (dead / jnp.maximum(length, 1e-3)).sum(1, keepdims=True)
+
+    images, labels, keys = batch(key, inner)
+    images = images.at[:6].multiply(0.5)
+    labels = logits_fn(images).argmax(-1).astype(jnp.int32)
+    gradient = jax.grad(lambda x: logits_fn(x)[:, 0].sum())(images)
+    broken = ~np.isfinite(gradient).all((1, 2, 3))
+    assert 0 < broken.sum() < len(images)
+    kind = ATTACKS["ce"] if attack == "ce" else fab.fab
+    attacked = jax.jit(functools.partial(kind, logits_fn, norm="linf", eps=0.04, num_steps=20))(
+        keys, images, labels
+    )
+    assert np.isfinite(attacked).all()
+    changed = np.asarray((attacked != images).any((1, 2, 3)))
+    wrong = np.asarray(logits_fn(attacked).argmax(-1) != labels)
+    np.testing.assert_array_equal(changed, wrong)
+    assert wrong.any()
+    answers = jnp.array([[jnp.nan, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert apgd.is_wrong(answers, jnp.ones(3, jnp.int32)).tolist() == [False, False, True]
 
 
 def test_the_passes_are_those_that_the_attack_needs(key):

@@ -1,6 +1,7 @@
 """AutoAttack in JAX: the ensemble on any function, the same for every batch, refusals."""
 
 import functools
+import gc
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from jax.tree_util import Partial
 
 import score_jax
 from score_jax import mesh
-from score_jax.attacks import apgd, autoattack_batches, autoattack_searches
+from score_jax.attacks import apgd, autoattack_batches, autoattack_inputs, autoattack_searches
 from score_jax.attacks.autoattack import NOT_OFFICIAL, choose_attacks
 from score_jax.types import UserError
 from tests.apgd_test import SHAPE, apply, distances, linear_case, network
@@ -136,8 +137,43 @@ def test_weights_travel_as_arguments(case):
         traced.append(None)
     first = traced.index(None)
     # After the first call only the shape of the logits is asked for, and nothing compiled.
-    assert traced[first + 1 :] == [(2, *SHAPE), None] * 2
+    assert traced[first + 1 :] == [(16, *SHAPE), None] * 2
     assert first > 1 and accuracies[1] == accuracies[2]
+
+
+def test_a_call_leaves_no_weights_behind_and_places_them_once(case):
+    _, images, labels = case
+    weights = network(jax.random.key(3))
+    placed = []
+
+    def run():
+        own = jax.tree.map(jnp.copy, weights)
+        function = lambda x: apply(own, x)  # noqa: E731
+        batches = autoattack_batches.Batches(function, images, labels, 30)
+        logits = batches.logits(np.arange(40)), batches.logits_of_few()
+        assert len(batches._placed) == 2
+        leaves = [jax.tree.leaves(there) for there in batches._placed.values()]
+        placed.append([first is second for first, second in zip(*leaves, strict=True)])
+        del batches
+        return logits
+
+    run()
+    gc.collect()
+    before = len(jax.live_arrays())
+    run()
+    gc.collect()
+    assert len(jax.live_arrays()) == before
+    assert placed == [[True, True]] * 2
+
+
+def test_functions_for_all_devices_or_one_size_are_taken(case):
+    logits_fn, images, labels = case
+    expected = np.asarray(logits_fn(images[:16]))
+    inner = jax.jit(logits_fn, in_shardings=mesh.create().batch)
+    for function in (inner, lambda x: inner(x), for_one_size(logits_fn, 16)):
+        assert autoattack_inputs.num_classes(function, (16, *SHAPE), labels) == 5
+        batches = autoattack_batches.Batches(function, images, labels, 16)
+        np.testing.assert_allclose(batches.logits(np.arange(16)), expected, atol=1e-5)
 
 
 def test_sizes_are_few_and_fit_the_devices():
@@ -179,8 +215,44 @@ def test_gradient_masking_is_told(case):
     assert len(result.notes) == 1 and "gradient masking" in result.notes[0]
 
 
+def test_rounding_is_told_and_more_is_refused(case):
+    logits = np.asarray(case[0](case[1]))
+    largest = max(1.0, float(np.abs(logits).max()))
+    for difference, count in ((1e-5, 0), (1e-3, 1)):
+        other = logits[:8] + np.float32(difference * largest)
+        notes = autoattack_inputs.check_logits(logits, logits, other)
+        assert len(notes) == count
+        assert all("between two batch sizes" in note for note in notes)
+    with pytest.raises(UserError, match="between two passes"):
+        autoattack_inputs.check_logits(logits, logits + np.float32(0.02 * largest), logits)
+
+
+def test_images_that_are_no_numbers_are_clean_ones_and_told(case, monkeypatch):
+    logits_fn, images, labels = case
+
+    def broken(batches, standing, *_):
+        found = images[standing].copy()
+        found[:3] = np.nan
+        yield standing, found
+
+    monkeypatch.setitem(autoattack_searches.ATTACKS, "apgd-t", broken)
+    result = score_jax.autoattack(
+        logits_fn, images, labels, eps=0.03, attacks=("apgd-t",), batch_size=16
+    )  # fmt: skip
+    assert result.robust.sum() == 38 and result.attacks[0]["fallen"] == 0
+    np.testing.assert_array_equal(result.images, images)
+    assert result.notes == ["apgd-t left 3 images that are no numbers; they stand"]
+
+
 def with_nan(logits_fn):
     return lambda x: logits_fn(x).at[0, 0].set(jnp.nan)
+
+
+def for_one_size(logits_fn, size):
+    exported = jax.export.export(jax.jit(logits_fn))(
+        jax.ShapeDtypeStruct((size, *SHAPE), np.float32)
+    )
+    return lambda x: exported.call(x)
 
 
 def by_the_batch(logits_fn):
@@ -208,8 +280,9 @@ REFUSED = [
     (dict(logits_fn=lambda f: lambda x: jax.nn.softmax(f(x))), "returned probabilities"),
     (dict(logits_fn=with_nan), "NaN or infinite logits"),
     (dict(logits_fn=by_the_batch), "between two batch sizes"),
-    (dict(logits_fn=lambda f: lambda x: f(x)[:, 0]), "logits_fn returned (2,) for 2 images"),
+    (dict(logits_fn=lambda f: lambda x: f(x)[:, 0]), "logits_fn returned (32,) for 32 images"),
     (dict(logits_fn=lambda f: lambda x: np.asarray(x)[:, 0, 0]), "that jax.jit can trace"),
+    (dict(logits_fn=lambda f: for_one_size(f, 16)), "can trace for 32 images: ValueError"),
 ]
 
 

@@ -69,6 +69,35 @@ def test_apgd_judges_too():
         evaluation.create_judge("fab-t", norm="linf", eps=0.1, num_steps=6)
 
 
+class Nothing:
+    """A judge whose images are no numbers."""
+
+    name = "nothing"
+
+    def adversarial(self, logits, key, images, labels):
+        return images * jnp.nan
+
+
+def test_images_that_are_no_numbers_fool_nobody():
+    images, labels = flat_images(np.arange(0, 37) * 7)
+    layout = mesh.create()
+    evaluate = evaluation.compile_evaluation(brightness_classifier(), Nothing(), layout)
+    placed = evaluation.place(images, labels, 16, layout)
+    result = evaluation.accuracies(evaluate, {}, {}, placed, jax.random.key(0))
+    assert result == {"clean_accuracy": 1, "nothing_accuracy": 1}
+
+
+def test_a_whole_batch_lies_in_its_order_on_devices_in_any_order(monkeypatch):
+    layout = mesh.create([jax.devices()[index] for index in (2, 0, 3, 1)])
+    whole = np.arange(16).reshape(8, 2)
+    # In every process alike: nothing depends on which one this is.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    (placed,) = layout.put_whole_batch([whole])
+    np.testing.assert_array_equal(placed, whole)
+    shards = {shard.device.id: shard.data for shard in placed.addressable_shards}
+    np.testing.assert_array_equal(shards[jax.devices()[2].id], whole[:2])
+
+
 def test_padding_never_counts():
     images, labels = flat_images([200] * 7)
     batches = list(evaluation.padded_batches(images, labels, 4))

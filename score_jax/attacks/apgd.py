@@ -68,7 +68,7 @@ def apgd(
             loss_fn=lambda logits: loss_fn(logits, labels),
         )  # fmt: skip
 
-    return _union(run, num_restarts, keys, images, _is_right(clean, labels))
+    return _union(run, num_restarts, keys, images, ~is_wrong(clean, labels))
 
 
 def apgd_targeted(
@@ -101,7 +101,7 @@ def apgd_targeted(
             loss_fn=lambda logits: targeted_dlr(logits, labels, target),
         )  # fmt: skip
 
-    return _union(run, targets.shape[1], keys, images, _is_right(clean, labels))
+    return _union(run, targets.shape[1], keys, images, ~is_wrong(clean, labels))
 
 
 def likely_targets(logits: Array, num_targets: int) -> Array:
@@ -161,7 +161,7 @@ def _ascend(
         logits = logits_fn(moved)
         loss = loss_fn(logits)
         # The sum, so that each image has its own gradient whatever the batch.
-        return loss.sum(), (loss, ~_is_right(logits, labels))
+        return loss.sum(), (loss, is_wrong(logits, labels))
 
     def note(moved, wrong, found, fooled):
         return select(wrong, moved, found), fooled | wrong
@@ -174,6 +174,7 @@ def _ascend(
         here, previous, found, fooled, best, best_gradient, best_loss, step_size, memory = state
         is_first = index == 0
         gradient, (loss, wrong) = jax.grad(look, has_aux=True)(here)
+        gradient = finite(gradient)
         found, fooled = note(here, wrong, found, fooled)
         memory = walk.watch(memory, loss, is_first)
         better = loss > best_loss
@@ -224,7 +225,7 @@ def _reviewed(walk, images, interval, iterate, memory):
     return Iterate(**(vars(iterate) | changed)), memory
 
 
-def _union(run, num_runs, keys, images, is_right):
+def _union(run, num_runs, keys, images, standing):
     """Runs on until no image stands; each keeps the first run's find."""
 
     def another(state):
@@ -237,7 +238,7 @@ def _union(run, num_runs, keys, images, is_right):
         fooled = fooled & standing
         return index + 1, select(fooled, adversarial, found), standing & ~fooled
 
-    return jax.lax.while_loop(another, attack, (jnp.int32(0), images, is_right))[1]
+    return jax.lax.while_loop(another, attack, (jnp.int32(0), images, standing))[1]
 
 
 def run_keys(keys: Key, index: int | Array) -> Key:
@@ -245,8 +246,15 @@ def run_keys(keys: Key, index: int | Array) -> Key:
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
 
-def _is_right(logits: Array, labels: Array) -> Array:
-    return logits.argmax(-1).astype(labels.dtype) == labels
+def is_wrong(logits: Array, labels: Array) -> Array:
+    """bool[b]: does another class win? Logits f[b, k] that are no numbers answer nothing."""
+    other = logits.argmax(-1).astype(labels.dtype) != labels
+    return other & jnp.isfinite(logits).all(-1)
+
+
+def finite(gradient: Array) -> Array:
+    """The gradient with 0 where it is no number: there the image stays."""
+    return jnp.where(jnp.isfinite(gradient), gradient, 0)
 
 
 def _check_classes(loss: str, num_classes: int) -> None:

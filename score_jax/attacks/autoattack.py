@@ -1,7 +1,8 @@
 """AutoAttack in JAX: the ensemble of Croce and Hein 2020 on any function images -> logits.
 
 Each attack meets only the images that those before it left. The attacks are those of the official
-program, written anew; the figure to report is the official program's.
+program, written anew; the figure to report is the official program's. In L1, APGD goes
+through three stages of radii in 'plus' too, where the official program has a single one.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import numpy as np
 
 from score_jax.attacks import autoattack_inputs as inputs
 from score_jax.attacks import autoattack_searches as searches
+from score_jax.attacks.apgd import is_wrong
 from score_jax.attacks.autoattack_batches import Batches
 from score_jax.attacks.autoattack_searches import ATTACKS
 from score_jax.types import Array, UserError, lookup
@@ -97,15 +99,16 @@ def autoattack(
     images = inputs.check_images(images)
     labels = inputs.check_labels(labels, len(images))
     inputs.check_threat(norm, float(eps))
-    num_classes = inputs.num_classes(logits_fn, images, labels)
-    names, notes = choose_attacks(version, attacks, num_classes)
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} is not positive; write 500 or less")
     batches = Batches(logits_fn, images, labels, batch_size)
+    shape = (batches.largest, *images.shape[1:])
+    num_classes = inputs.num_classes(logits_fn, shape, labels)
+    names, notes = choose_attacks(version, attacks, num_classes)
     everyone = np.arange(len(images))
     clean = batches.logits(everyone)
     again = batches.logits(everyone[: batches.largest])
-    inputs.check_logits(clean, again, batches.logits_of_few())
+    notes += inputs.check_logits(clean, again, batches.logits_of_few())
 
     standing = everyone[clean.argmax(1) == labels]
     clean_accuracy = len(standing) / len(images)
@@ -121,12 +124,16 @@ def autoattack(
         search = ATTACKS[name](batches, standing, clean, key, np.float32(eps), settings)
         for indices, found in () if skipped else search:
             adversarial[indices] = found
+        broken = ~np.isfinite(adversarial).all((1, 2, 3))
+        if broken.any():
+            adversarial[broken] = images[broken]
+            notes.append(f"{name} left {broken.sum()} images that are no numbers; they stand")
         fallen = standing[(adversarial[standing] != images[standing]).any((1, 2, 3))]
         if len(fallen):
             # Counted by the program of the clean images: rounding may decide at the boundary.
-            right = batches.logits(fallen, adversarial).argmax(1) == labels[fallen]
-            adversarial[fallen[right]] = images[fallen[right]]
-            standing = np.setdiff1d(standing, fallen[~right])
+            wrong = np.asarray(is_wrong(batches.logits(fallen, adversarial), labels[fallen]))
+            adversarial[fallen[~wrong]] = images[fallen[~wrong]]
+            standing = np.setdiff1d(standing, fallen[wrong])
         records.append(
             {
                 "name": name,

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from score_jax import mesh
-from score_jax.types import Array
+from score_jax.types import Array, UserError
 
 SMALLEST_RUNG = 16
 
@@ -32,18 +32,39 @@ def with_weights(logits_fn: Callable[[Array], Array], shape: tuple[int, ...]) ->
     """logits_fn on images of one shape, with the arrays that it closes over as arguments.
 
     As constants they would be compiled into every program.
+
+    Raises:
+      UserError: logits_fn cannot be traced for this shape.
     """
-    if isinstance(logits_fn, jax.stages.Wrapped):
-        # A jitted function would keep them to itself.
-        logits_fn = getattr(logits_fn, "__wrapped__", logits_fn)
-    closed = jax.make_jaxpr(logits_fn)(jax.ShapeDtypeStruct(shape, np.float32))
+    closed, _ = traced(logits_fn, shape)
+    # Compiled programs keep `apply` for ever: it must not hold the arrays.
+    jaxpr = closed.jaxpr
 
     def apply(constants, images):
-        return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(closed.jaxpr, constants))(
-            images
-        )[0]
+        closed = jax.extend.core.ClosedJaxpr(jaxpr, constants)
+        return jax.extend.core.jaxpr_as_fun(closed)(images)[0]
 
     return Partial(apply, closed.consts)
+
+
+def traced(logits_fn: Callable[[Array], Array], shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """(jaxpr of logits_fn on images f32 of a shape, the shapes that it returns).
+
+    Raises:
+      UserError: it cannot be traced.
+    """
+    if isinstance(logits_fn, jax.stages.Wrapped):
+        # A jitted function would keep the arrays that it closes over to itself.
+        logits_fn = getattr(logits_fn, "__wrapped__", logits_fn)
+    try:
+        example = jax.ShapeDtypeStruct(shape, np.float32)
+        return jax.make_jaxpr(logits_fn, return_shape=True)(example)
+    except Exception as error:  # Of any kind: the function is the caller's.
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"logits_fn is no function that jax.jit can trace for {shape[0]} images: "
+            f"{type(error).__name__}: {reason} For PyTorch models there is score-jax autoattack."
+        ) from error
 
 
 class Batches:
@@ -66,6 +87,7 @@ class Batches:
         self.rungs = ladder(min(batch_size, len(images)), self.layout.num_devices)
         self.largest = self.rungs[-1]
         self._placed: dict[int, Partial] = {}
+        self._weights: dict[int, tuple[Any, Array]] = {}
 
     def fit(self, count: int) -> None:
         """Makes the sizes those of a new program over `count` images, in equal batches.
@@ -94,7 +116,7 @@ class Batches:
         results = []
         for part, filled in self._parts(indices, largest):
             batch = (self.images, self.labels, np.arange(len(self.labels), dtype=np.int32), *given)
-            placed = self.layout.put_batch([self._local(array[filled]) for array in batch])
+            placed = self.layout.put_whole_batch([array[filled] for array in batch])
             result = program(self._on_devices(len(filled)), *placed, *scalars)
             results.append(_first(len(part), result))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
@@ -120,17 +142,19 @@ class Batches:
             part = indices[start : start + rungs[-1]]
             yield part, np.resize(part, next(rung for rung in rungs if rung >= len(part)))
 
-    def _local(self, array: np.ndarray) -> np.ndarray:
-        size = len(array) // jax.process_count()
-        return array[jax.process_index() * size :][:size]
-
     def _on_devices(self, rung: int) -> Partial:
         if rung not in self._placed:
             logits_fn = self._logits_fn
             if not isinstance(logits_fn, Partial):
                 logits_fn = with_weights(logits_fn, (rung, *self.images.shape[1:]))
-            self._placed[rung] = jax.device_put(logits_fn, self.layout.replicated)
+            self._placed[rung] = jax.tree.map(self._place, logits_fn)
         return self._placed[rung]
+
+    def _place(self, weight: Any) -> Array:
+        # Once for all sizes. The original is kept, so that no other array takes its id.
+        if id(weight) not in self._weights:
+            self._weights[id(weight)] = weight, jax.device_put(weight, self.layout.replicated)
+        return self._weights[id(weight)][1]
 
 
 def _first(count: int, result: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from score_jax.attacks.apgd import likely_targets
+from score_jax.attacks.apgd import finite, is_wrong, likely_targets
 from score_jax.attacks.apgd_walks import over_pixels, select
 from score_jax.attacks.fab_projections import NORMS, Norm
 from score_jax.divergences import margin
@@ -130,8 +130,7 @@ def _search(
         is_left = distances <= enough
         return index + 1, select(is_left, found, closer), jnp.where(is_left, distances, reached)
 
-    is_wrong = clean.argmax(-1).astype(labels.dtype) != labels
-    distances = jnp.where(is_wrong, 0, jnp.inf).astype(images.dtype)
+    distances = jnp.where(is_wrong(clean, labels), 0, jnp.inf).astype(images.dtype)
     return jax.lax.while_loop(goes_on, run, (jnp.int32(0), images, distances))[1:]
 
 
@@ -142,7 +141,7 @@ def _step(
     """One step of algorithm 1: (iterate, closest adversarial images, their distances) anew."""
     difference, gradient = boundary(iterate)
     flat = functools.partial(jnp.reshape, shape=(len(images), -1))
-    here, clean, normal = flat(iterate), flat(images), flat(gradient)
+    here, clean, normal = flat(iterate), flat(images), flat(finite(gradient))
     gap = -difference  # What the iterate lacks to the linearised boundary; the clean image:
     clean_gap = gap + jnp.sum(normal * (here - clean), axis=1)
     move, clean_move = kind.move(here, normal, gap), kind.move(clean, normal, clean_gap)
@@ -153,11 +152,11 @@ def _step(
     moved = (here + ETA * move) * (1 - alpha) + (clean + ETA * clean_move) * alpha
     moved = jnp.clip(moved, 0, 1).reshape(images.shape)
 
-    is_wrong = logits_fn(moved).argmax(-1).astype(labels.dtype) != labels
+    wrong = is_wrong(logits_fn(moved), labels)
     reached = kind.length(flat(moved - images))
-    is_closer = is_wrong & (reached < distances)
+    is_closer = wrong & (reached < distances)
     best, distances = select(is_closer, moved, best), jnp.where(is_closer, reached, distances)
-    return select(is_wrong, images + BETA * (moved - images), moved), best, distances
+    return select(wrong, images + BETA * (moved - images), moved), best, distances
 
 
 def _boundary(logits_fn: Logits, labels: Array, targets: Array) -> Boundary:
@@ -219,10 +218,10 @@ def _refine(logits_fn: Logits, images: Array, labels: Array, found: Array) -> Ar
         middle = wrong + over_pixels(share) * (right - wrong)
         logits = logits_fn(middle)
         reached = margin(logits, labels)
-        is_wrong = logits.argmax(-1).astype(labels.dtype) != labels
+        fooled = is_wrong(logits, labels)
         return (
-            select(is_wrong, right, middle), jnp.where(is_wrong, right_margin, reached),
-            select(is_wrong, middle, wrong), jnp.where(is_wrong, reached, wrong_margin),
+            select(fooled, right, middle), jnp.where(fooled, right_margin, reached),
+            select(fooled, middle, wrong), jnp.where(fooled, reached, wrong_margin),
         )  # fmt: skip
 
     margins = (margin(logits_fn(ends), labels) for ends in (images, found))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from score_jax.attacks.apgd import run_keys
+from score_jax.attacks.apgd import is_wrong, run_keys
 from score_jax.attacks.apgd_walks import select
 from score_jax.attacks.square_windows import PROPOSALS
 from score_jax.divergences import margin
@@ -49,7 +49,7 @@ def square(
     Raises:
       UserError: an unknown norm, or num_queries below 1.
     """
-    wrong = logits_fn(images).argmax(-1).astype(labels.dtype) != labels
+    wrong = is_wrong(logits_fn(images), labels)
     best, _, fooled = search(
         logits_fn, keys, images, labels, (*beginning(images)[:2], wrong),
         norm=norm, eps=eps, num_queries=num_queries, first=0, stop=num_queries + 1,
@@ -106,7 +106,7 @@ def search(
         )
         logits = logits_fn(proposed)
         reached = margin(logits, labels)
-        wrong = logits.argmax(-1).astype(labels.dtype) != labels
+        wrong = is_wrong(logits, labels)
         better = ~fooled & ((reached < best_margin) | wrong)
         return query + 1, (
             select(better, proposed, best),
