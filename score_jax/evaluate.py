@@ -168,6 +168,11 @@ def _result_folder(artifact: Artifact, name: str) -> Path:
         raise UserError(f"--name={name} is not the name of a folder; write a word such as pgd40")
     folder = artifact.path.parent / "eval" / name
     path = folder / "result.json"
+    if (folder / "chunks").exists():
+        raise UserError(
+            f"{folder} is an evaluation by the official AutoAttack; keep it and give this one "
+            "another --name"
+        )
     if path.exists():
         try:
             there = json.loads(path.read_text())

@@ -8,12 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax.attacks import PGD, multi_targeted, pgd
-from score_jax.attacks.apgd import apgd, apgd_targeted
+from score_jax.attacks.apgd import apgd, apgd_targeted, is_wrong
 from score_jax.attacks.fab import fab
 from score_jax.attacks.multi_targeted import MultiTargeted, draw_noise
 from score_jax.attacks.square import square
 from score_jax.divergences import ATTACK_LOSSES, label_cross_entropy
-from score_jax.metrics import correct
 from score_jax.types import Array, Key, UserError
 
 Logits = Callable[[Array], Array]
@@ -78,7 +77,9 @@ class Kind:
         self, norm: str, eps: float, steps: int, selection: Mapping[str, Any]
     ) -> tuple[Setting, str]:
         """What the parts are made of, and where the step size is from."""
-        step_size, rule = self.step_size(eps, steps, selection)
+        # At the same radius of another norm the selection's attack is another one.
+        comparable = selection if selection.get("norm", norm) == norm else {}
+        step_size, rule = self.step_size(eps, steps, comparable)
         walk = None
         if step_size is not None:
             walk = pgd.create(norm=norm, eps=eps, step_size=step_size, num_steps=steps)
@@ -107,7 +108,7 @@ def _every_iterate(setting: Setting) -> Attack:
         def watched(moved, index, carry):
             found, is_found = carry
             answers = logits(moved)
-            right = correct(answers, labels)
+            right = ~is_wrong(answers, labels)
             found = jnp.where((is_found | right)[:, None, None, None], found, moved)
             return label_cross_entropy(answers, labels), (right, (found, is_found | ~right))
 
@@ -164,8 +165,8 @@ ATTACKS = {
         step_size=_usual_step,
     ),
     "apgd-ce": Kind(parts={"": _of_autoattack(functools.partial(apgd, loss="ce"))}, steps=100),
-    "apgd-t": Kind(parts={"": _of_autoattack(apgd_targeted)}, steps=100),
-    "fab-t": Kind(parts={"": _of_autoattack(fab)}, steps=100, restarts=0),
+    "apgd-t": Kind(parts={"": _of_autoattack(apgd_targeted)}, steps=100, has_curve=False),
+    "fab-t": Kind(parts={"": _of_autoattack(fab)}, steps=100, restarts=0, has_curve=False),
     "square": Kind(
         parts={"": _of_autoattack(square, steps="num_queries")}, steps=5000, has_curve=False
     ),

@@ -131,6 +131,21 @@ def test_every_attack_loses_what_theory_says(judge, data, attack):
     assert (result["step_size"] is None) == (kinds[attack].step_size is kinds["fab-t"].step_size)
 
 
+def test_an_attack_that_leaves_no_numbers_fools_nobody(judge, monkeypatch):
+    kind = evaluate_attacks.Kind(
+        parts={"": lambda setting: lambda logits, keys, images, *_: images * jnp.nan}, steps=8
+    )
+    monkeypatch.setitem(evaluate_attacks.ATTACKS, "pgd", kind)
+    result, examples = judge(WEIGHTS, eps_curve=False)
+    assert result["robust_accuracy"] == result["clean_accuracy"] > 0
+    np.testing.assert_allclose(examples["adversarial"], examples["clean"], atol=1e-6)
+
+
+def test_only_quick_attacks_have_a_curve():
+    slow = {name for name, kind in evaluate_attacks.ATTACKS.items() if not kind.has_curve}
+    assert slow == {"apgd-t", "fab-t", "square", "autoattack"}
+
+
 def test_square_needs_no_gradient_and_has_no_curve(judge, data):
     result, _ = judge(WEIGHTS, attack="square", steps=100, eps=0.05, name="pgd8")
     distance = margins(data, np.abs(WEIGHTS).sum())
@@ -312,6 +327,10 @@ def test_another_radius_has_the_usual_step_size(judge):
     assert result["step_size"] == pytest.approx(2.5 * 0.05 / 8)
     assert result["step_size_rule"] == "2.5 * eps / num_steps"
     assert result["eps_curve"] == []
+    own = {"norm": "l2", "eps": 0.1, "num_steps": 8, "step_size": 0.03}
+    spec = {"config": {"validation": {"attack": own}}}
+    result, _ = judge(WEIGHTS, spec=spec, eps_curve=False)
+    assert result["step_size_rule"] == "2.5 * eps / num_steps"
 
 
 def test_a_name_belongs_to_one_model(judge, tmp_path):
@@ -326,13 +345,16 @@ def test_a_name_belongs_to_one_model(judge, tmp_path):
     path.write_text(json.dumps({"attack": "AutoAttack", "model_sha256": "a" * 64}))
     with pytest.raises(UserError, match="another model or evaluation"):
         judge(WEIGHTS, name="official")
+    (tmp_path / "eval" / "unfinished" / "chunks").mkdir(parents=True)
+    with pytest.raises(UserError, match="by the official AutoAttack.*another --name"):
+        judge(WEIGHTS, name="unfinished")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"eps": 8.0}, "write 8/255"),
-        ({"eps": -0.1}, "negative"),
+        ({"eps": -0.1}, "eps=-0.1 is "),
         ({"eps": 0.0}, "--eps=0 leaves nothing"),
         ({"eps": float("nan")}, "--eps=nan"),
         ({"steps": 0}, "--steps=0"),
