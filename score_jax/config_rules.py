@@ -227,7 +227,10 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
             f"statistics of config.init_from in the first step; set it to "
             f"{'false' if field == 'debias' else None} to keep them"
         )
-    for name in ("attack", "validation.attack"):
+    walks = ["attack"]
+    if fields.get("validation.attack.name", "pgd") == "pgd":
+        walks.append("validation.attack")  # Others find their own steps.
+    for name in walks:
         reach = fields[f"{name}.step_size"] * fields[f"{name}.num_steps"]
         if 0 < reach < fields[f"{name}.eps"] * (1 - 1e-9):
             warnings.append(

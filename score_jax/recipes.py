@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from score_jax import attacks, models, objectives, optimizers
 from score_jax import config as config_lib
 from score_jax import overrides as overrides_module
+from score_jax.attacks.apgd import SMALLEST_NUM_CLASSES
 from score_jax.data import augment, sources
 from score_jax.data.sources import DatasetSpec
 from score_jax.evaluation import APGDJudge, Judge, create_judge
@@ -154,10 +155,21 @@ def build(config: ConfigDict) -> Run:
         recipe=recipe,
         rates=rates,
         classifier=create_classifier(config, spec, config.precision.evaluation),
-        judge=create_judge(**config.validation.attack),
+        judge=_judge(config, spec.num_classes),
         steps_per_epoch=steps_per_epoch,
         num_train_steps=config_lib.num_train_steps(config, train_size),
     )
+
+
+def _judge(config: ConfigDict, num_classes: int) -> Judge | APGDJudge:
+    judge = create_judge(**config.validation.attack)
+    name, least = config.validation.attack.get("name"), SMALLEST_NUM_CLASSES["targeted_dlr"]
+    if name == "apgd-t" and num_classes < least:
+        raise UserError(
+            f"config.validation.attack.name=apgd-t needs {least} classes or more, "
+            f"{config.data.name} has {num_classes}; use apgd-ce or pgd"
+        )
+    return judge
 
 
 def _update_order(config: ConfigDict, objective, statistics) -> tuple[str, ...]:

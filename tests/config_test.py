@@ -82,6 +82,7 @@ def test_the_impossible_is_refused_in_one_line(texts, message):
         ["norm=l2", "eps=1.0", "attack.step_size=0.25", "validation.attack.step_size=0.1"],
         ["schedule.learning_rate=0", "data.validation_size=1", "ema.warmup_fraction=1"],
         ["eps=0"],
+        ["validation.attack.name=apgd-ce", "validation.attack.num_steps=3"],
     ],
 )
 def test_the_unusual_is_allowed(texts):

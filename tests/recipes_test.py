@@ -1,5 +1,7 @@
 """From configs to the objects of a run, at the published sizes."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -43,11 +45,15 @@ def test_score_recipe_is_the_published_one():
     assert run.judge.loss == "margin" and run.recipe.attack_statistics == "batch"
 
 
-def test_an_attack_of_autoattack_may_judge():
+def test_an_attack_of_autoattack_may_judge(monkeypatch):
     attack = ["validation.attack.name=apgd-t", "validation.attack.num_steps=20"]
     config = config_lib.load("configs/cifar10_score.py", [f"config.{field}" for field in attack])
     judge = recipes.build(config).judge
     assert (judge.name, judge.eps, judge.norm) == ("apgd_t20", 8 / 255, "linf")
+    few = dataclasses.replace(recipes.sources.DATASETS["cifar10"], num_classes=3)
+    monkeypatch.setitem(recipes.sources.DATASETS, "cifar10", few)
+    with pytest.raises(UserError, match="name=apgd-t needs 4 classes or more, cifar10 has 3"):
+        recipes.build(config)
 
 
 def test_l2_attack_is_the_one_of_the_score_code():
