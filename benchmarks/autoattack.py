@@ -14,6 +14,7 @@ accuracy than the official attack, or the ensembles differ by more.
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,8 @@ def official(
 
     def run(attacks):
         folder = out / "official" / ("-".join(attacks) or ENSEMBLE)
+        # What an interrupted run left would be skipped, and missing from the time.
+        shutil.rmtree(folder, ignore_errors=True)
         build = official_autoattack.BACKENDS[backend]
         result = official_autoattack.evaluate(
             build(artifact, len(labels)), images, labels,
