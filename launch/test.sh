@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 echo "test: ruff"
 ruff check .
 
-options=(-q -n "${TEST_WORKERS:-2}")
+# A file's tests stay in one process: what they train and compile is made once.
+options=(-q -n "${TEST_WORKERS:-2}" --dist=loadfile)
 if [ -n "${CI:-}" ]; then
   options+=(--color=no --durations=10)
 fi
