@@ -179,6 +179,7 @@ def twenty_steps(config, layout, dtype):
         ("score", "running", np.float32),
         ("score", "batch", np.float64),
         ("madry", "running", np.float32),
+        ("madry", "batch", np.float64),
         ("gairat", "running", np.float32),  # Its weights are divided by their mean over the batch.
     ],
     ids=str,
