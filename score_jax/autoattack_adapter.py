@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from score_jax.attacks.autoattack import SMALLEST_NUM_CLASSES
 from score_jax.types import UserError, lookup
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -36,8 +37,6 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-t": ("apgd_targeted", {}),
     "fab-t": ("fab", {"targeted": True, "n_restarts": 1}),
 }
-# The smallest number of classes that an attack's loss is defined for; 2 elsewhere.
-SMALLEST_NUM_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
 # What AutoAttack says when it doubts its own result: name, its words, and what they mean.
 FLAGS = (
     ("randomized", "randomized defense", "logits change between passes; use version='rand'"),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from score_jax.command_line import Call, Job, UsageError
+from score_jax.command_line_run import radius_of
 
 
 def import_weights(call: Call) -> dict[str, Any]:
@@ -15,12 +16,8 @@ def import_weights(call: Call) -> dict[str, Any]:
         raise UsageError("write score-jax import FILE --out=DIR, such as: import model.pt")
     if not call.out:
         raise UsageError("--out=DIR is needed: the artifact is DIR/export")
-    from score_jax import overrides
-
-    try:
-        eps = overrides.parse_number(call.eps) if call.eps else None
-    except ValueError:
-        raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
+    norm = call.norm or "linf"
+    eps = radius_of(call, call.out, norm)
     from score_jax import interop_import
 
     return interop_import.import_checkpoint(
@@ -29,7 +26,7 @@ def import_weights(call: Call) -> dict[str, Any]:
         model=call.model,
         dataset=call.dataset or "cifar10",
         eps=eps,
-        norm=call.norm or "linf",
+        norm=norm,
         weights=call.weights,
         normalization=call.normalization,
         num_examples=call.num_examples,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from score_jax.trust_check import Check, grade, percent, worst
+from score_jax.trust_check import Check, advice, grade, percent, worst
 from score_jax.trust_subject import LogitsFn, Subject
 
 NEAR_CHANCE = 0.1  # Of the way from chance to all images right.
@@ -52,7 +52,7 @@ def outputs(subject: Subject) -> Check:
             colour, remedy = "amber", "Check labels and input range: this is near chance."
     return Check(
         name="outputs", colour=colour, finding=finding, numbers=numbers,
-        remedy="" if colour == "green" else remedy,
+        remedy=advice(colour, remedy),
     )  # fmt: skip
 
 
@@ -70,10 +70,11 @@ def repeatable(subject: Subject) -> Check:
         finding=f"five passes over the same images differ by {difference:.1g} of the largest "
         f"logit; {changed} predictions change",
         numbers={"largest_difference": difference, "changed_predictions": changed},
-        remedy=""
-        if colour == "green"
-        else "Remove the randomness (noise, dropout), or attack its "
-        "expectation over many draws (EOT; AutoAttack's version rand): one draw says little.",
+        remedy=advice(
+            colour,
+            "Remove the randomness (noise, dropout), or attack its "
+            "expectation over many draws (EOT; AutoAttack's version rand): one draw says little.",
+        ),
     )
 
 
@@ -103,10 +104,11 @@ def batch(subject: Subject) -> Check:
         finding=f"logits differ by {difference:.1g} of the largest at most, when the batch is "
         f"{name}",
         numbers=numbers,
-        remedy=""
-        if colour == "green"
-        else "Switch BatchNorm to running statistics and dropout "
-        "off: the answer to an image must not depend on its batch.",
+        remedy=advice(
+            colour,
+            "Switch BatchNorm to running statistics and dropout "
+            "off: the answer to an image must not depend on its batch.",
+        ),
     )
 
 
@@ -153,7 +155,7 @@ def input_range(subject: Subject, normalisation: tuple | None) -> Check:
             "image_std": std,
             "mean_shift": shift,
         },
-        remedy="" if colour == "green" else remedy,
+        remedy=advice(colour, remedy),
     )
 
 
@@ -176,10 +178,11 @@ def staircase(subject: Subject) -> Check:
         finding=f"{percent(share)} of the images keep their logits exactly when {count} values "
         "move by 1/2040",
         numbers={"constant_share": share, "move": TINY_MOVE, "moved_values": count},
-        remedy=""
-        if colour == "green"
-        else "The input (or the arithmetic) is rounded: attack with "
-        "the identity in place of the rounding's gradient (BPDA), and with a black-box attack.",
+        remedy=advice(
+            colour,
+            "The input (or the arithmetic) is rounded: attack with "
+            "the identity in place of the rounding's gradient (BPDA), and with a black-box attack.",
+        ),
     )
 
 
@@ -213,9 +216,10 @@ def precision(subject: Subject, coarse: LogitsFn | None) -> Check:
         finding=f"bfloat16 changes {percent(numbers['clean_changed'])} of the clean predictions "
         f"and {percent(numbers['attacked_changed'])} of the attacked ones",
         numbers=numbers,
-        remedy=""
-        if colour == "green"
-        else "Attack and report in float32 only, and name the precision: rounding decides here.",
+        remedy=advice(
+            colour,
+            "Attack and report in float32 only, and name the precision: rounding decides here.",
+        ),
     )
 
 

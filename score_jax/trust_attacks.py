@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from score_jax.trust_check import Check, grade, grade_loss, percent, worst
+from score_jax.trust_check import Check, advice, grade, grade_loss, percent, worst
 from score_jax.trust_subject import Subject
 
 STEPS = (1, 5, 10, 20, 50, 100)
@@ -46,7 +46,7 @@ def steps(subject: Subject) -> Check:
             "largest_rise": rise,
             "last_fall": still,
         },
-        remedy="" if colour == "green" else remedy,
+        remedy=advice(colour, remedy),
     )
 
 
@@ -63,10 +63,11 @@ def one_step(subject: Subject) -> Check:
         finding=f"accuracy {percent(fgsm)} under one step (FGSM), {percent(from_random)} with a "
         f"random start, {percent(many)} under {USUAL_STEPS}",
         numbers={"fgsm": fgsm, "fgsm_random_start": from_random, "pgd": many, "gain": gain},
-        remedy=""
-        if colour == "green"
-        else "A single step beats many: local gradients mislead; "
-        "do not report PGD, use attacks without gradients and adaptive ones.",
+        remedy=advice(
+            colour,
+            "A single step beats many: local gradients mislead; "
+            "do not report PGD, use attacks without gradients and adaptive ones.",
+        ),
     )
 
 
@@ -82,9 +83,10 @@ def start(subject: Subject) -> Check:
         finding=f"accuracy {percent(random)} from a random start, {percent(clean)} from the clean "
         "image",
         numbers={"random_start": random, "clean_start": clean, "difference": difference},
-        remedy=""
-        if colour == "green"
-        else "Start at random and restart: the gradient at one of the two places leads nowhere.",
+        remedy=advice(
+            colour,
+            "Start at random and restart: the gradient at one of the two places leads nowhere.",
+        ),
     )
 
 
@@ -104,10 +106,11 @@ def restarts(subject: Subject) -> Check:
         finding=f"accuracy {percent(accuracies[0])} after one start, {percent(middle)} after "
         f"{RESTARTS // 2}, {percent(accuracies[-1])} after {RESTARTS}",
         numbers={"accuracy": accuracies, "part_lost_late": lost},
-        remedy=""
-        if colour == "green"
-        else "Go on restarting until nothing falls, and report "
-        "that: a few starts find what chance lets them find.",
+        remedy=advice(
+            colour,
+            "Go on restarting until nothing falls, and report "
+            "that: a few starts find what chance lets them find.",
+        ),
     )
 
 
@@ -128,10 +131,11 @@ def radius(subject: Subject) -> Check:
         finding=f"accuracy {percent(left)} at eps={largest:.3g}, where every image is in reach; "
         f"{percent(max(rise, 0))} is the largest rise on the way",
         numbers={"eps": [0.0, *radii], "accuracy": accuracies, "largest_rise": rise},
-        remedy=""
-        if colour == "green"
-        else "An attack without bounds must reach 0%: what is left "
-        "is the attack's failure, so look for lost gradients.",
+        remedy=advice(
+            colour,
+            "An attack without bounds must reach 0%: what is left "
+            "is the attack's failure, so look for lost gradients.",
+        ),
     )
 
 
@@ -165,8 +169,9 @@ def loss_choice(subject: Subject) -> Check:
             "together": after,
             "part_lost": lost,
         },
-        remedy=""
-        if colour == "green"
-        else "Accuracy under PGD on cross-entropy is not robustness "
-        "here: report AutoAttack's, whose losses do not depend on the scale of the logits.",
+        remedy=advice(
+            colour,
+            "Accuracy under PGD on cross-entropy is not robustness "
+            "here: report AutoAttack's, whose losses do not depend on the scale of the logits.",
+        ),
     )

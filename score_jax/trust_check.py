@@ -258,6 +258,11 @@ def grade_loss(name: str, before: np.ndarray, after: np.ndarray) -> tuple[str, f
     return ("amber" if colour == "red" and lost - chance < RED_POINTS else colour), part
 
 
+def advice(colour: str, remedy: str) -> str:
+    """The remedy, where a colour asks for one."""
+    return "" if colour == "green" else remedy
+
+
 def percent(value: float) -> str:
     """'61.5%'."""
     return f"{100 * value:.1f}%"

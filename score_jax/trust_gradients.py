@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from score_jax.trust_check import Check, grade, percent
+from score_jax.trust_check import Check, advice, grade, percent
 from score_jax.trust_subject import Subject
 
 # Pixel units. Small ones lose float32 digits, large ones meet kinks: the best one counts.
@@ -42,11 +42,12 @@ def gradient(subject: Subject) -> Check:
             "median_error": error,
             "median_error_by_step": {f"{step:g}": value for step, value in medians.items()},
         },
-        remedy=""
-        if colour == "green"
-        else "The gradient is not the function's (a stopped or "
-        "invented gradient, rounding, noise): attack with its true or a smoothed gradient (BPDA), "
-        "and black-box.",
+        remedy=advice(
+            colour,
+            "The gradient is not the function's (a stopped or "
+            "invented gradient, rounding, noise): attack with its true or a smoothed gradient "
+            "(BPDA), and black-box.",
+        ),
     )
 
 
@@ -70,11 +71,12 @@ def zero_gradient(subject: Subject) -> Check:
         finding=f"{percent(share)} of the right images have a gradient of exactly 0; the median "
         f"of the others' largest entries is {median:.2g}",
         numbers=numbers,
-        remedy=""
-        if colour == "green"
-        else "Gradient attacks are blind there: divide the logits "
-        "by a constant or attack the margin, replace what has no gradient (rounding, argmax), "
-        "and add a black-box attack.",
+        remedy=advice(
+            colour,
+            "Gradient attacks are blind there: divide the logits "
+            "by a constant or attack the margin, replace what has no gradient (rounding, argmax), "
+            "and add a black-box attack.",
+        ),
     )
 
 

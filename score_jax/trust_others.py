@@ -7,7 +7,7 @@ import numpy as np
 
 from score_jax.attacks import apgd, square
 from score_jax.trust_attacks import MAX_TARGETS, USUAL_STEPS, usual_accuracy
-from score_jax.trust_check import Check, grade, grade_loss, percent, worst
+from score_jax.trust_check import Check, advice, grade, grade_loss, percent, worst
 from score_jax.trust_subject import LogitsFn, Subject
 
 NUM_QUERIES = 1000
@@ -41,10 +41,11 @@ def black_box(subject: Subject) -> Check:
         finding=f"Square with {NUM_QUERIES} queries fools {percent(gain)} of all images where "
         f"every gradient attack failed ({percent(before)} were left)",
         numbers={"left_by_gradients": before, "gain": gain, "num_queries": NUM_QUERIES},
-        remedy=""
-        if colour == "green"
-        else "Random search beats the gradient: the accuracy under gradient attacks is an upper "
-        "bound; find what hides the gradient and attack around it.",
+        remedy=advice(
+            colour,
+            "Random search beats the gradient: the accuracy under gradient attacks is an upper "
+            "bound; find what hides the gradient and attack around it.",
+        ),
     )
 
 
@@ -77,10 +78,11 @@ def transfer(subject: Subject, sources: Sequence[tuple[str, LogitsFn]]) -> Check
         finding=f"accuracy {told}, {percent(own)} from its own gradient; {percent(gain)} of the "
         "images fall to others only",
         numbers={"accuracy": accuracies, "own": own, "gain": gain},
-        remedy=""
-        if colour == "green"
-        else "Another network's gradient is the better guide: this "
-        "one's is masked; report the transfer attack too.",
+        remedy=advice(
+            colour,
+            "Another network's gradient is the better guide: this "
+            "one's is masked; report the transfer attack too.",
+        ),
     )
 
 
@@ -116,7 +118,7 @@ def gap(subject: Subject, official: Mapping[str, Any] | None) -> Check:
         finding=f"accuracy {percent(pgd)} under PGD-20, {percent(strongest)} under {source}: "
         f"{percent(lost)} of it is lost{aside}",
         numbers={"pgd": pgd, "strongest": strongest, "source": source, "part_lost": lost} | numbers,
-        remedy="" if colour == "green" else remedy,
+        remedy=advice(colour, remedy),
     )
 
 
