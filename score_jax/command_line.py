@@ -104,11 +104,27 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "hub": ("string", "", "Repository of the Hugging Face Hub, user/repo."),
     "draft": ("boolean", False, "Write it although something is missing, marked as a draft."),
     "hub_only": ("boolean", False, "For the Hugging Face Hub alone: any dataset and radius."),
+    "coordinator": ("string", "", "HOST:PORT of process 0; '': as the cluster says."),
+    "num_processes": ("count", 0, "Processes of the run; 0: as the cluster says, else 1."),
+    "process_id": ("integer", -1, "This process, counted from 0; -1: as the cluster says."),
+    "cluster": (
+        "auto|none|slurm|tpu|gke",
+        "auto",
+        "What tells the processes of each other; none: this process is alone.",
+    ),
+    "init_timeout": ("positive", 900, "Seconds to wait for all processes to start."),
+    "heartbeat_timeout": ("positive", 100, "Seconds after which a silent process counts as dead."),
+    "topology": ("string", "", "Such as v5e:4x4, v5p:2x2x2, v6e:16x16; '': the devices here."),
     "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),
 }
 
 # What every job that judges an exported model on the test split takes.
 JUDGED = ("workdir", "artifact", "data_dir", "num_examples", "batch_size", "eps", "seed", "name")
+
+# What every job takes that runs as several processes.
+CLUSTER = (
+    "coordinator", "num_processes", "process_id", "cluster", "init_timeout", "heartbeat_timeout",
+)  # fmt: skip
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

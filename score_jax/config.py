@@ -40,8 +40,13 @@ def default() -> ConfigDict:
                 repeats=1,  # Each labelled image of a batch, at as many augmentations.
                 augmented_views=1,  # Independent augmentations of the batch, one after the other.
                 cutmix=0,  # Versions of each loaded image; batch_size counts the versions.
+                # Parts of a batch that are attacked and differentiated one after the other, where
+                # memory is short; the update is that of the whole batch.
+                microbatches=1,
                 prefetch=4,
             ),
+            # Devices that divide weights, optimizer and averages among them; 1: each has all.
+            mesh=dict(fsdp=1),
             model=dict(name="wrn-28-10-swish", remat=False, dropout=0.0, init="torch"),
             batchnorm=dict(
                 groups=1,
@@ -60,7 +65,11 @@ def default() -> ConfigDict:
                 weight_decay=5e-4,
                 weight_decay_roles=("kernel", "bias"),
                 clip_norm=0.0,  # 0: no clipping.
+                trust_coefficient=0.001,  # Of LARS.
             ),
+            # The rate grows with the batch: times batch_size / reference_batch_size, reached along
+            # a line over warmup_epochs (Goyal et al. 2017). 0: the schedule's rate as it is.
+            large_batch=dict(reference_batch_size=0, warmup_epochs=0.0),
             schedule=dict(
                 name="one_cycle",
                 learning_rate=0.2,
@@ -72,7 +81,10 @@ def default() -> ConfigDict:
             awp=dict(gamma=0.0, start_epoch=0),
             published=dict(table="", row=""),  # The row of a published table that this recipe is.
             precision=dict(train="float32", attack="float32", evaluation="float32"),
-            checkpoint=dict(every_epochs=1, keep=2),
+            checkpoint=dict(every_epochs=1, every_minutes=10.0, keep=2),
+            # The process ends where nothing happens for so long, or for `factor` usual steps if
+            # that is longer. minutes=0: never.
+            watchdog=dict(minutes=10.0, factor=10.0),
             log=dict(every_steps=50, tensorboard=False, attack_share=True),
         )
     )
@@ -115,6 +127,25 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: no such file, the file raises, an unknown field, or a value of another type.
     """
     return overrides_module.apply(overrides_module.load_recipe(path), overrides)
+
+
+def with_defaults(config: ConfigDict) -> ConfigDict:
+    """The config with the fields that it lacks, at their defaults: an older version wrote it."""
+    complete = config.copy_and_resolve_references().unlock()
+    for section, value in default().items():
+        if section not in complete:
+            complete[section] = value
+        elif isinstance(value, ConfigDict) and section not in config_rules.FREE_SECTIONS:
+            _fill(complete[section], value)
+    return complete.lock()
+
+
+def _fill(section: ConfigDict, reference: ConfigDict) -> None:
+    for name, value in reference.items():
+        if name not in section:
+            section[name] = value
+        elif isinstance(value, ConfigDict):
+            _fill(section[name], value)
 
 
 def steps_per_epoch(config: ConfigDict, train_size: int) -> int:

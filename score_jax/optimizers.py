@@ -155,7 +155,7 @@ def create_rates(
 def create(
     rates: Rates, roles: Any, *, name: str = "sgd", nesterov: bool = True,
     weight_decay: float = 0.0, weight_decay_roles: tuple[str, ...] = ("kernel", "bias"),
-    clip_norm: float = 0.0,
+    clip_norm: float = 0.0, trust_coefficient: float = 0.001,
 ) -> optax.GradientTransformation:  # fmt: skip
     """SGD or Adam as PyTorch's: coupled weight decay first, the rate last.
 

@@ -25,7 +25,10 @@ LIBRARIES = (
     "array_record", "grain", "ml_collections", "numpy", "safetensors", "torch", "pyautoattack",
 )  # fmt: skip
 # A run goes on under other values of these: they change where and how it runs, not its numbers.
-MAY_CHANGE = ("data.dir", "data.prefetch", "log.", "checkpoint.", "model.remat")
+MAY_CHANGE = (
+    "data.dir", "data.prefetch", "data.microbatches", "log.", "checkpoint.", "model.remat", "mesh.",
+    "watchdog.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,14 @@ class Workdir:
         return self.logs / f"host-{process:04d}.log"
 
     def read_config(self) -> ConfigDict:
-        """The config that this folder belongs to.
+        """The config that this folder belongs to; what an older version did not write, by default.
 
         Raises:
           UserError: `config.json` is not there or not readable.
         """
         try:
-            return config_module.from_json(self.config.read_text())
+            config = config_module.from_json(self.config.read_text())
+            return config_module.with_defaults(config)
         except FileNotFoundError:
             raise UserError(
                 f"workdir {self.path} is not the folder of a run: it has no config.json; "
