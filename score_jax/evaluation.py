@@ -152,11 +152,24 @@ def place(
 
 
 def accuracies(
-    evaluate: Any, params: Params, batch_stats: BatchStats, batches: list[Any], key: Key
-) -> dict[str, float]:
-    """Runs a compiled evaluation over placed batches; accuracies as fractions."""
+    evaluate: Any,
+    params: Params,
+    batch_stats: BatchStats,
+    batches: list[Any],
+    key: Key,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Runs a compiled evaluation over placed batches; accuracies as fractions.
+
+    Asks `is_stopped` before each batch, and returns None where the answer is yes. The batch before
+    the last one asked for is then done: the host may not run ahead, or it would ask too early.
+    """
     totals: dict[str, Mean] = {}
     for index, batch in enumerate(batches):
+        if is_stopped():
+            return None
+        before = totals
         means = evaluate(params, batch_stats, batch, jax.random.fold_in(key, index))
         totals = {name: totals[name] + mean if totals else mean for name, mean in means.items()}
+        jax.block_until_ready(before)
     return metrics.compute(totals)

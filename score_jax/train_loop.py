@@ -1,0 +1,209 @@
+"""The steps of one process, from a state to the end or to a request to stop."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from score_jax import checkpoint, evaluation, metrics, workdir, writers
+from score_jax.data import pipeline
+from score_jax.data.waiting import Stopped, Waiting
+from score_jax.mesh import Layout
+from score_jax.recipes import Run
+from score_jax.stopping import StopRequest
+from score_jax.timing import Timer
+from score_jax.train_state import TrainState
+from score_jax.train_step import compile_attack, compile_step
+from score_jax.types import Key
+
+LOGGER = logging.getLogger("score_jax")
+
+
+class Loop:
+    """Trains, validates, saves and logs. Every process runs the same turns in the same order."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        run: Run,
+        layout: Layout,
+        place: workdir.Workdir,
+        checkpoints: checkpoint.Checkpoints,
+        validation: list[Any],
+        keys: list[Key],
+    ):
+        self._config, self._run, self._layout, self._place = config, run, layout, place
+        self._checkpoints, self._validation = checkpoints, validation
+        self._key, self._validation_key = keys
+        self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
+        self._timer = Timer(config.data.batch_size)
+        self._pending: tuple[int, Any] | None = None
+        self._saved_step, self._saved_time = 0, time.monotonic()
+        self._save_is_due = False
+
+    def run(
+        self, state: TrainState, best: checkpoint.Best, *, is_validated: bool
+    ) -> tuple[int, checkpoint.Best, bool]:
+        """Trains to the end or to a stop; what is reached is then saved.
+
+        Args:
+          state: the first one, or a restored one.
+          best: the best checkpoint so far.
+          is_validated: whether the validation that is due at the state's step was done before.
+
+        Returns:
+          The step reached, the best checkpoint, and whether that is the end of the training.
+
+        Raises:
+          UserError: something became no number, or a checkpoint cannot be written.
+        """
+        step = self._saved_step = int(state.step)
+        batches = Waiting(self._batches(step))
+        try:
+            # Until the first step nothing would be lost: a signal ends the process as usual.
+            batch = self._next(batches, lambda: False)
+            step_fn = self._compile(state, batch) if batch else None
+            self._writer = self._open_writer(step)
+            with self._writer, StopRequest() as stop:
+                self._timer.start(step)
+                return self._turns(step_fn, state, best, batches, batch, stop, is_validated)
+        finally:
+            batches.close()
+
+    def _turns(
+        self, step_fn: Any, state: TrainState, best: checkpoint.Best, batches: Waiting, batch: Any,
+        stop: StopRequest, is_validated: bool,
+    ) -> tuple[int, checkpoint.Best, bool]:  # fmt: skip
+        config, last, step = self._config, self._run.num_train_steps, int(state.step)
+        while True:
+            # The order matters: an evaluation describes the state that is then saved, lines are
+            # written before the state they describe, a batch is taken after the save.
+            is_stopped = getattr(stop, 'poll', lambda: stop.requested)()  # TEMPORARY
+            is_validated = is_validated or not self._due(step, config.validation.every_epochs)
+            if not (is_stopped or is_validated):
+                best, is_validated = self._validate(state, step, best, stop)
+                is_stopped = not is_validated
+            is_due = self._save_is_due or self._due(step, config.checkpoint.every_epochs)
+            if (is_stopped or is_due or best.step == step) and step != self._saved_step:
+                self._save(state, step, best, is_validated)
+            if is_stopped or step == last:
+                return step, best, not is_stopped
+
+            begin = time.monotonic()
+            state, sums = step_fn(state, batch, self._key)
+            step, is_validated = step + 1, False
+            if self._timer.wants_first_step:
+                jax.block_until_ready(sums)
+                self._timer.first_step(time.monotonic() - begin)
+            self._flush()  # One step late, so that the device never waits for the host.
+            if step % config.log.every_steps == 0 or step == last:
+                self._pending = step, sums
+            if step < last:
+                batch = self._next(batches, lambda: stop.requested)
+
+    def _compile(self, state: TrainState, batch: Any) -> Any:
+        """The compiled step, and the measured time of its attack."""
+        with self._timer.compiling("step"):
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                state,
+            )
+            step_fn = compile_step(self._run.recipe, self._layout)
+            step_fn = step_fn.lower(abstract, batch, self._key).compile()
+        if self._config.log.attack_share and self._run.recipe.attack:
+            attack = compile_attack(self._run.recipe, self._layout)
+            self._timer.measure_attack(attack, state, batch, self._key)
+        return step_fn
+
+    def _open_writer(self, step: int) -> writers.Writer:
+        return writers.Writer(
+            self._place.metrics,
+            num_steps=self._run.num_train_steps,
+            num_epochs=self._config.num_epochs,
+            start_step=step,
+            tensorboard=self._place.tensorboard if self._config.log.tensorboard else None,
+            primary=jax.process_index() == 0,
+        )
+
+    def _batches(self, step: int) -> Iterator[Any]:
+        yield from pipeline.train_batches(self._config, step, self._run.num_train_steps - step)
+
+    def _next(self, batches: Waiting, is_stopped: Callable[[], bool]) -> Any:
+        """The next batch on the devices; None where there is none, or a stop came before it."""
+        with self._timer.measuring("input"):
+            try:
+                local = batches.take(is_stopped)
+            except (Stopped, StopIteration):
+                return None
+        return self._layout.put_batch(local)
+
+    def _save(
+        self, state: TrainState, step: int, best: checkpoint.Best, is_validated: bool
+    ) -> None:
+        self._check(state)
+        with self._timer.measuring("checkpoint"):
+            try:
+                self._checkpoints.save(state, best, is_validated=is_validated)
+            except TypeError:  # TEMPORARY
+                self._checkpoints.save(state, best)
+        self._saved_step, self._saved_time = step, time.monotonic()
+        self._save_is_due = False
+
+    def _check(self, state: TrainState) -> None:
+        """Writes what is pending, and refuses to go on with weights that are no numbers."""
+        self._flush()
+        if "health" in state.sums:  # TEMPORARY
+            metrics.check(state.sums["health"], self._saved_step)
+
+    def _due(self, step: int, every_epochs: int) -> bool:
+        every_steps = every_epochs * self._run.steps_per_epoch
+        return step > 0 and (step % every_steps == 0 or step == self._run.num_train_steps)
+
+    def _validate(
+        self, state: TrainState, step: int, best: checkpoint.Best, stop: StopRequest
+    ) -> tuple[checkpoint.Best, bool]:
+        """Validates the averaged weights; keeps them where they are at least as good as the best.
+
+        Adversarial training is judged by the attack, natural training by its clean accuracy.
+
+        Returns:
+          The best checkpoint, and whether the validation came to its end before a stop.
+        """
+        self._check(state)
+        with self._timer.measuring("validation"):
+            key = jax.random.fold_in(self._validation_key, step)
+            accuracies = evaluation.accuracies(
+                self._evaluate, state.ema_params, state.batch_stats, self._validation, key,
+                is_stopped=getattr(stop, 'poll', lambda: stop.requested),  # TEMPORARY
+            )  # fmt: skip
+        if accuracies is None:
+            return best, False
+        values = {f"val/{name}": value for name, value in accuracies.items()}
+        self._writer.write(step, step / self._run.steps_per_epoch, values)
+        words = " ".join(f"{name} {value:.2%}" for name, value in values.items())
+        LOGGER.info("step %d %s", step, words)
+        judge = self._run.judge.name if self._run.recipe.attack else "clean"
+        score = accuracies[f"{judge}_accuracy"]
+        if score < best.score:  # Ties go to the later step, as in the SCORE code.
+            return best, True
+        with self._timer.measuring("checkpoint"):
+            self._checkpoints.save_best(state, values)
+        return checkpoint.Best(score, step), True
+
+    def _flush(self) -> None:
+        """Reads the last interval's metrics back and writes their line."""
+        if self._pending is None:
+            return
+        (step, sums), self._pending = self._pending, None
+        values = metrics.compute(sums)
+        values["train/learning_rate"] = float(self._run.rates.learning_rate(step - 1))
+        values["train/momentum"] = float(self._run.rates.momentum(step - 1))
+        values |= self._timer.interval(step)
+        epoch = step / self._run.steps_per_epoch
+        self._writer.write(step, epoch, values)
+        self._writer.progress(step, epoch, values)
+        if "health" in sums:  # TEMPORARY
+            metrics.check(sums["health"], self._saved_step)
