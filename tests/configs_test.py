@@ -85,6 +85,7 @@ def test_smoke_keeps_the_method():
         assert config[name] == whole[name]
 
 
+SLOW = pytest.mark.slow
 TRAINED = [
     *(f"{name}:smoke" for name in FILES),
     *(f"cifar10_yang.py:method={method},smoke" for method in ("natural", "gr", "llr", "rst")),
@@ -133,7 +134,20 @@ def quick_compiler(tmp_path_factory):
         jax.config.update(name, value)
 
 
-@pytest.mark.parametrize("form", TRAINED)
+# Of each kind of step one in the fast suite: natural, SCORE, two attacks, weight perturbation.
+QUICK = (
+    "digits_natural.py", "cifar10_score.py", "cifar10_gairat.py", "cifar10_awp.py",
+    "cifar10_gowal.py", "cifar100_score.py",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        form if form in [f"{name}:smoke" for name in QUICK] else pytest.param(form, marks=SLOW)
+        for form in TRAINED
+    ],
+)
 def test_every_method_trains_goes_on_and_is_exported(
     form, data_dir, quick_compiler, tmp_path, monkeypatch
 ):

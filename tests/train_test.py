@@ -101,7 +101,11 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps, number", [((4, 16), signal.SIGKILL), ((8,), signal.SIGINT)], ids=["kill", "ctrl-c"]
+    "steps, number",
+    [
+        pytest.param((4, 16), signal.SIGKILL, id="kill", marks=pytest.mark.slow),
+        pytest.param((8,), signal.SIGINT, id="ctrl-c"),
+    ],
 )
 def test_interrupted_run_ends_bitwise_like_an_uninterrupted_one(
     steps, number, uninterrupted, data_dir, tmp_path
