@@ -14,7 +14,8 @@ MAX_LINES = 300
 FLOORS = {
     0: "__init__ types",
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
-    "config_rules overrides writers workdir command_line restricted_pickle stopping timing",
+    "config_rules overrides writers workdir command_line restricted_pickle stopping timing "
+    "watchdog compile_cache",
     2: "models attacks objectives data",
     3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact warm_start",

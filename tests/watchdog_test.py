@@ -1,0 +1,132 @@
+"""A stuck process ends, tells what it was doing, and asks for a restart; a slow one goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from score_jax.watchdog import EXIT_CODE
+
+# Runs with a limit of a tenth of a second: 0.3 s until anything was seen.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from score_jax.watchdog import Watchdog
+
+def stuck_in_a_collective():
+    time.sleep(60)
+
+def run(watchdog):
+{body}
+
+with Watchdog({minutes}, 5, log=Path(sys.argv[1]), process=1, num_processes=4) as watchdog:
+    run(watchdog)
+print("done", flush=True)
+"""
+
+
+def start(log, body, minutes="0.1 / 60"):
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=lines, minutes=minutes), str(log)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+STUCK = {
+    "in training after step 7": """
+for step in range(8):
+    time.sleep(0.01)
+    watchdog.beat(step)
+watchdog.saved(5)
+stuck_in_a_collective()""",
+    "in validation after step 7": """
+watchdog.beat(7)
+with watchdog.doing("validation"):
+    watchdog.alive()
+    stuck_in_a_collective()""",
+    "in training before the first step": """
+with watchdog.doing("compiling"):
+    time.sleep(0.5)
+stuck_in_a_collective()""",
+}
+
+
+@pytest.mark.parametrize("where", STUCK)
+def test_a_stuck_process_ends_with_75_and_its_stacks(tmp_path, where):
+    log = tmp_path / "host-0001.log"
+    process = start(log, STUCK[where])
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == EXIT_CODE == 75
+    assert out == ""
+    (line,) = error.strip().splitlines()
+    assert line.startswith("critical: process 1 of 4: nothing happened for 0.")
+    assert f" {where};" in line and str(log) in line
+    assert line.endswith(
+        "the same command goes on from the last checkpoint, step 5"
+        if "watchdog.saved(5)" in STUCK[where]
+        else "the same command begins again: there is no checkpoint yet"
+    )
+    text = log.read_text()
+    assert line.removeprefix("critical: ") in text
+    assert "in stuck_in_a_collective" in text and "most recent call first" in text
+
+
+SLOW = """
+with watchdog.doing("compiling"):
+    time.sleep(1.0)
+time.sleep(0.2)
+watchdog.beat(0)
+for step in range(1, 4):
+    time.sleep(0.2)
+    watchdog.beat(step)
+time.sleep(0.8)
+watchdog.beat(4)
+with watchdog.doing("validation"):
+    for _ in range(8):
+        time.sleep(0.2)
+        watchdog.alive()
+with watchdog.doing("input"):
+    time.sleep(0.5)
+"""
+
+
+def test_a_slow_process_goes_on(tmp_path):
+    """A long compilation, a long first step, one step four times the usual, a long validation."""
+    process = start(tmp_path / "log", SLOW)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out, error) == (0, "done\n", "")
+
+
+def test_a_process_that_was_stopped_and_continued_goes_on(tmp_path):
+    body = """
+for step in range(40):
+    time.sleep(0.02)
+    watchdog.beat(step)
+    print(step, flush=True)"""
+    process = start(tmp_path / "log", body)
+    assert process.stdout.readline() == "0\n"
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(1.0)
+    os.kill(process.pid, signal.SIGCONT)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (0, "")
+    assert out.endswith("39\ndone\n")
+
+
+def test_a_log_that_does_not_answer_does_not_keep_the_process(tmp_path):
+    log = tmp_path / "log"
+    os.mkfifo(log)  # Nobody reads: opening it waits for ever.
+    body = "import score_jax.watchdog\nscore_jax.watchdog.REPORT_SECONDS = 0.5\n"
+    process = start(log, body + "stuck_in_a_collective()")
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == EXIT_CODE
+    assert "nothing happened" in error
+
+
+def test_zero_minutes_turn_it_off(tmp_path):
+    process = start(tmp_path / "log", "time.sleep(0.5)", minutes="0")
+    assert process.communicate(timeout=30) == ("done\n", "")
