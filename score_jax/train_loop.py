@@ -1,5 +1,6 @@
 """The steps of one process, from a state to the end or to a request to stop."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from score_jax.timing import Timer
 from score_jax.train_state import TrainState
 from score_jax.train_step import compile_attack, compile_step
 from score_jax.types import Key
+from score_jax.watchdog import Watchdog
 
 LOGGER = logging.getLogger("score_jax")
 
@@ -40,6 +42,11 @@ class Loop:
         self._key, self._validation_key = keys
         self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
         self._timer = Timer(config.data.batch_size)
+        process = jax.process_index()
+        self._watchdog = Watchdog(
+            config.watchdog.minutes, config.watchdog.factor, log=place.log(process),
+            process=process, num_processes=jax.process_count(),
+        )  # fmt: skip
         self._pending: tuple[int, Any] | None = None
         self._saved_step, self._saved_time = 0, time.monotonic()
         self._save_is_due = False
@@ -63,13 +70,16 @@ class Loop:
         step = self._saved_step = int(state.step)
         batches = Waiting(self._batches(step))
         try:
-            # Until the first step nothing would be lost: a signal ends the process as usual.
-            batch = self._next(batches, lambda: False)
-            step_fn = self._compile(state, batch) if batch else None
-            self._writer = self._open_writer(step)
-            with self._writer, StopRequest() as stop:
-                self._timer.start(step)
-                return self._turns(step_fn, state, best, batches, batch, stop, is_validated)
+            with self._watchdog:
+                if step:
+                    self._watchdog.saved(step)
+                # Until the first step nothing would be lost: a signal ends the process as usual.
+                batch = self._next(batches, lambda: False)
+                step_fn = self._compile(state, batch) if batch else None
+                self._writer = self._open_writer(step)
+                with self._writer, StopRequest() as stop:
+                    self._timer.start(step)
+                    return self._turns(step_fn, state, best, batches, batch, stop, is_validated)
         finally:
             batches.close()
 
@@ -78,6 +88,7 @@ class Loop:
         stop: StopRequest, is_validated: bool,
     ) -> tuple[int, checkpoint.Best, bool]:  # fmt: skip
         config, last, step = self._config, self._run.num_train_steps, int(state.step)
+        before = ()
         while True:
             # The order matters: an evaluation describes the state that is then saved, lines are
             # written before the state they describe, a batch is taken after the save.
@@ -98,15 +109,25 @@ class Loop:
             if self._timer.wants_first_step:
                 jax.block_until_ready(sums)
                 self._timer.first_step(time.monotonic() - begin)
-            self._flush()  # One step late, so that the device never waits for the host.
+            # All that waits for a step waits one step late: the device never waits for the host,
+            # and the host, which hears of stops, is never far ahead of it.
+            jax.block_until_ready(before)
+            before = sums
+            self._watchdog.beat(step)
+            self._flush()
             if step % config.log.every_steps == 0 or step == last:
                 self._pending = step, sums
             if step < last:
                 batch = self._next(batches, lambda: stop.requested)
 
+    @contextlib.contextmanager
+    def _phase(self, what: str) -> Iterator[None]:
+        with self._timer.measuring(what), self._watchdog.doing(what):
+            yield
+
     def _compile(self, state: TrainState, batch: Any) -> Any:
         """The compiled step, and the measured time of its attack."""
-        with self._timer.compiling("step"):
+        with self._timer.compiling("step"), self._watchdog.doing("compiling"):
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
                 state,
@@ -115,7 +136,8 @@ class Loop:
             step_fn = step_fn.lower(abstract, batch, self._key).compile()
         if self._config.log.attack_share and self._run.recipe.attack:
             attack = compile_attack(self._run.recipe, self._layout)
-            self._timer.measure_attack(attack, state, batch, self._key)
+            with self._watchdog.doing("compiling"):
+                self._timer.measure_attack(attack, state, batch, self._key)
         return step_fn
 
     def _open_writer(self, step: int) -> writers.Writer:
@@ -133,7 +155,7 @@ class Loop:
 
     def _next(self, batches: Waiting, is_stopped: Callable[[], bool]) -> Any:
         """The next batch on the devices; None where there is none, or a stop came before it."""
-        with self._timer.measuring("input"):
+        with self._phase("input"):
             try:
                 local = batches.take(is_stopped)
             except (Stopped, StopIteration):
@@ -144,7 +166,7 @@ class Loop:
         self, state: TrainState, step: int, best: checkpoint.Best, is_validated: bool
     ) -> None:
         self._check(state)
-        with self._timer.measuring("checkpoint"):
+        with self._phase("checkpoint"):
             try:
                 self._checkpoints.save(state, best, is_validated=is_validated)
             except TypeError:  # TEMPORARY
@@ -173,7 +195,7 @@ class Loop:
           The best checkpoint, and whether the validation came to its end before a stop.
         """
         self._check(state)
-        with self._timer.measuring("validation"):
+        with self._phase("validation"):
             key = jax.random.fold_in(self._validation_key, step)
             accuracies = evaluation.accuracies(
                 self._evaluate, state.ema_params, state.batch_stats, self._validation, key,
@@ -189,7 +211,7 @@ class Loop:
         score = accuracies[f"{judge}_accuracy"]
         if score < best.score:  # Ties go to the later step, as in the SCORE code.
             return best, True
-        with self._timer.measuring("checkpoint"):
+        with self._phase("checkpoint"):
             self._checkpoints.save_best(state, values)
         return checkpoint.Best(score, step), True
 
