@@ -15,12 +15,12 @@ FLOORS = {
     0: "__init__ types",
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
     "config_rules overrides writers workdir command_line restricted_pickle stopping timing "
-    "watchdog compile_cache",
+    "watchdog compile_cache hlo topologies",
     2: "models attacks objectives data",
-    3: "recipe minimax model_passes train_state train_step evaluation checkpoint recipes preflight "
+    3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
-    "interop prepare evaluate report submit analysis catalog sweep trust",
+    "interop prepare evaluate report submit analysis catalog sweep trust plan",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -34,9 +34,11 @@ NEIGHBOURS = {
     "minimax": {"recipe"},
     "train_state": {"recipe"},
     "model_passes": {"recipe"},
-    "train_step": {"minimax", "recipe", "train_state"},
+    "microbatches": {"minimax", "recipe"},
+    "train_step": {"microbatches", "minimax", "recipe", "train_state"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "recipe"},
+    "preflight": {"model_passes", "recipes", "train_state", "train_step"},
     "export": {"interop"},
     "warm_start": {"artifact"},
     "interop": {"export", "torch_models"},
