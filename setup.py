@@ -20,6 +20,7 @@ setup(
         "numpy",
         "optax",
         "orbax-checkpoint",
+        "packaging",
         "pyyaml",
         "rich",
         "safetensors",

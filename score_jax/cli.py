@@ -16,6 +16,7 @@ from score_jax.analysis.jobs import ANALYZE
 from score_jax.command_line import JUDGED, Call, Job, UsageError, describe, overview, parse, suggest
 from score_jax.command_line_run import artifact_of, radius_of, workdir_of
 from score_jax.compare_job import COMPARE
+from score_jax.doctor_job import DOCTOR
 from score_jax.interop_job import IMPORT
 from score_jax.official_autoattack_job import AUTOATTACK
 from score_jax.prepare_job import DATA
@@ -245,4 +246,5 @@ JOBS = {
         takes_words=True,
     ),
     "data": DATA,
+    "doctor": DOCTOR,
 }

@@ -20,7 +20,7 @@ FLOORS = {
     3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint recipes preflight "
     "artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
-    "interop prepare evaluate report submit analysis catalog sweep trust plan",
+    "interop prepare evaluate report submit analysis catalog sweep trust plan doctor",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -36,6 +36,8 @@ NEIGHBOURS = {
     "model_passes": {"recipe"},
     "microbatches": {"minimax", "recipe"},
     "train_step": {"microbatches", "minimax", "recipe", "train_state"},
+    "compile_cache": {"workdir"},
+    "timing": {"compile_cache"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "recipe"},
     "preflight": {"model_passes", "recipes", "train_state", "train_step"},

@@ -1,0 +1,76 @@
+"""What the run of a recipe needs: room for its checkpoints, memory for its images."""
+
+from dataclasses import dataclass
+
+from score_jax.doctor_finding import Machine
+from score_jax.types import UserError
+
+COPIES = 2  # Of the state on the host: the one that is written, and the next.
+
+
+@dataclass(frozen=True)
+class Need:
+    """The needs of one process of a run.
+
+    Attributes:
+      checkpoint_bytes: of one checkpoint.
+      storage_bytes: of all that are kept at a time, and the one being written.
+      host_bytes: memory beside Python and JAX.
+      datasets: names of the prepared datasets it reads.
+      data_dir: folder of them, as in the config.
+    """
+
+    checkpoint_bytes: int
+    storage_bytes: int
+    host_bytes: int
+    datasets: tuple[str, ...]
+    data_dir: str
+
+
+def of(machine: Machine) -> Need | None:
+    """The needs of the run that is meant; None without a recipe, or where it has a `problem`."""
+    if machine.recipe and "need" not in machine.facts:
+        try:
+            machine.facts["need"] = _of_recipe(machine)
+        except UserError as error:
+            machine.facts |= {"need": None, "problem": str(error)}
+    return machine.facts.get("need")
+
+
+def problem(machine: Machine) -> str:
+    """What is wrong with the recipe that was given; '' where it is one."""
+    of(machine)
+    return machine.facts.get("problem", "")
+
+
+def _of_recipe(machine: Machine) -> Need:
+    import jax
+
+    from score_jax import config as config_lib
+    from score_jax import recipes, train_state
+    from score_jax.data import sources
+
+    # Shapes need no device, and the doctor must not take the accelerator.
+    jax.config.update("jax_platforms", "cpu")
+    config = recipes.load(machine.recipe, machine.overrides)
+    config_lib.validate(config)
+    run = recipes.build(config)
+    state = jax.eval_shape(lambda: train_state.initial_state(run.recipe, jax.random.key(0)))
+    checkpoint = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    best = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves((state.params, state.ema_params, state.batch_stats))
+    )
+    names = tuple(name for name in (config.data.name, config.data.generated) if name)
+    images = 0
+    for name in names:
+        spec = sources.DATASETS[name]
+        height, width, channels = spec.image_shape
+        images += (spec.split_sizes["train"] or 0) * height * width * channels
+    return Need(
+        checkpoint_bytes=checkpoint,
+        storage_bytes=(config.checkpoint.keep + 1) * checkpoint + 2 * best,
+        host_bytes=COPIES * checkpoint + images,
+        datasets=names,
+        data_dir=machine.data_dir or config.data.dir,
+    )
