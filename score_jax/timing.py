@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from score_jax import compile_cache
+
 LOGGER = logging.getLogger("score_jax")
 
 
@@ -28,10 +30,12 @@ class Timer:
 
     @contextlib.contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """Tells how long a compilation took."""
+        """Tells how long a compilation took, and whether it was one."""
         start = time.monotonic()
-        yield
-        LOGGER.info("compiled the %s in %.1f s", what, time.monotonic() - start)
+        with compile_cache.counting() as programs:
+            yield
+        source = " (from the cache)" if programs.were_kept else ""
+        LOGGER.info("compiled the %s in %.1f s%s", what, time.monotonic() - start, source)
 
     @contextlib.contextmanager
     def measuring(self, what: str) -> Iterator[None]:

@@ -34,9 +34,8 @@ from typing import NamedTuple
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: start the same command again.
 STEP = "training"
-# How many times `minutes` may pass where nothing tells yet how long it takes.
-FIRST_PATIENCE = 3.0
-PATIENCE = {"compiling": 12.0}
+FIRST_PATIENCE = 3.0  # Times `minutes`, where nothing tells yet how long it takes.
+PATIENCE = {"compiling": 12.0}  # The same where what came before tells nothing.
 REPORT_SECONDS = 30.0  # A disk that does not answer must not keep the process from ending.
 
 
@@ -124,7 +123,7 @@ class Watchdog:
 
     def _begun(self, what: str, step: int | None) -> Activity:
         own, steps = self._durations[what], self._durations[STEP]
-        patience = 1.0 if own else PATIENCE.get(what, FIRST_PATIENCE)
+        patience = PATIENCE.get(what, 1.0 if own else FIRST_PATIENCE)
         usual = [statistics.median(each) for each in (own, steps) if each]
         limit = max([self._seconds * patience, *(self._factor * each for each in usual)])
         return Activity(what, step, time.monotonic(), limit)

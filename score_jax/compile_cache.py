@@ -1,0 +1,187 @@
+"""Compiled programs kept on disk, so that a run that starts again need not compile again.
+
+JAX's persistent compilation cache does the work. Process 0 writes, every process reads. Here it
+gets a folder inside the run's, and that folder is looked after: JAX never replaces an entry, so one
+that a kill or a full disk cut short would be met again at every start, and what is read is executed
+(go on only in run folders of people you trust).
+
+A key holds the program, the versions, the flags, the kind of devices and the path of the folder. A
+program for the CPU is machine code for its kind of CPU, so each kind has a folder of its own.
+
+`JAX_COMPILATION_CACHE_DIR=DIR` names another folder, which several runs may share (also on a
+bucket, gs://...), and which is left as it is; `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from score_jax.workdir import write_json_atomic
+
+LOGGER = logging.getLogger("score_jax")
+SEALS = "seals.json"  # Of each whole entry: its SHA-256.
+# Nothing is too quick to be kept: the small programs of a start take seconds together.
+MIN_COMPILE_SECONDS = 0.0
+COMPILED = "/jax/core/compile/backend_compile_duration"  # After the program is written.
+ZLIB = b"\x78"  # The first byte.
+MAX_BYTES = 2 * 1024**3
+
+
+@contextlib.contextmanager
+def enabled(folder: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path | None]:
+    """While entered, compilations are read from `folder` and, by process 0, written to it.
+
+    Enter it after `jax.distributed.initialize`, after the run's folder is opened (a new one must be
+    empty) and before the first compilation::
+
+        with compile_cache.enabled(place.path / "compile_cache"):
+            state = train_state.create(...)
+
+    On entry entries that are not whole are dropped, and the oldest ones where together they exceed
+    `max_bytes`. A folder that cannot be written is no error: it is told, and nothing is kept.
+
+    Yields:
+      The folder in use, or None where there is none.
+    """
+    chosen = jax.config.jax_compilation_cache_dir
+    if chosen or not jax.config.jax_enable_compilation_cache:
+        yield Path(chosen) if chosen and jax.config.jax_enable_compilation_cache else None
+        return
+    folder = folder / _machine()
+    is_primary = jax.process_index() == 0
+    if is_primary:
+        try:
+            _prepare(folder, max_bytes)
+        except OSError as error:
+            reason = error.strerror or error
+            LOGGER.warning("compiled programs are not kept in %s (%s); a restart compiles again",
+                           folder, reason)  # fmt: skip
+            yield None
+            return
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+    compilation_cache.reset_cache()  # It may be open on the folder of another run.
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if is_primary and event == COMPILED:
+            with contextlib.suppress(OSError):  # A full disk: the next start drops the entry.
+                _seal(folder)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield folder
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        compilation_cache.reset_cache()
+
+
+@dataclasses.dataclass
+class Programs:
+    """How many programs were needed, and how many of them the cache had."""
+
+    requests: int = 0
+    hits: int = 0
+
+    @property
+    def were_kept(self) -> bool:
+        """Whether nothing had to be compiled."""
+        return 0 < self.hits == self.requests
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Programs]:
+    """Counts the programs that are compiled, or read from the cache, while entered."""
+    programs = Programs()
+
+    def listen(event: str, **_: object) -> None:
+        programs.requests += event == "/jax/compilation_cache/compile_requests_use_cache"
+        programs.hits += event == "/jax/compilation_cache/cache_hits"
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield programs
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def _machine() -> str:
+    """The kind of machine that a program is for: 'tpu', 'gpu', 'cpu-1a2b3c4d'."""
+    platform = jax.default_backend()
+    if platform != "cpu":
+        return platform
+    try:
+        told = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        told = [repr(os.uname())]
+    kinds = ("model name", "flags", "CPU part", "Features")  # The latter two: Arm.
+    facts = sorted({line for line in told if line.startswith(kinds)}) or told
+    return f"cpu-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
+
+
+def _prepare(folder: Path, max_bytes: int) -> None:
+    """Makes the folder, and drops entries that are not whole or too many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seals, kept, size = _read_seals(folder), {}, 0
+    entries = sorted(_entries(folder), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for entry in entries:
+        size += entry.stat().st_size
+        is_whole = seals.get(entry.name) == _hash(entry)
+        if is_whole and size <= max_bytes:
+            kept[entry.name] = seals[entry.name]
+            continue
+        entry.unlink()
+        if not is_whole:
+            LOGGER.warning("dropped a compiled program that was not whole: %s", entry)
+    write_json_atomic(folder / SEALS, kept)  # Proves, too, that the folder is writable.
+
+
+def _seal(folder: Path) -> None:
+    """Records the hash of each new entry, by which the next start knows that it is whole."""
+    seals, new = _read_seals(folder), {}
+    for entry in _entries(folder):
+        if entry.name in seals:
+            continue
+        if _is_cut_short(entry):
+            entry.unlink()
+        else:
+            new[entry.name] = _hash(entry)
+    if new:
+        write_json_atomic(folder / SEALS, seals | new)
+
+
+def _is_cut_short(entry: Path) -> bool:
+    """Whether a write failed half-way; JAX packs by zlib, or by Zstandard where that is there."""
+    data = entry.read_bytes()
+    try:
+        if data[:1] == ZLIB:
+            zlib.decompress(data)
+    except zlib.error:
+        return True
+    return not data
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.glob("*-cache"))
+
+
+def _read_seals(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / SEALS).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
