@@ -4,6 +4,7 @@ A job here does no work: it hands its flags to the module that does. Those modul
 are imported inside the job, and `--help` answers at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -13,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from score_jax.analysis.jobs import ANALYZE
-from score_jax.command_line import JUDGED, Call, Job, UsageError, describe, overview, parse, suggest
-from score_jax.command_line_run import artifact_of, radius_of, workdir_of
+from score_jax.command_line import (
+    CLUSTER,
+    JUDGED,
+    Call,
+    Job,
+    UsageError,
+    describe,
+    overview,
+    parse,
+    suggest,
+)
+from score_jax.command_line_run import artifact_of, quiet_runtime, radius_of, workdir_of
 from score_jax.compare_job import COMPARE
 from score_jax.doctor_job import DOCTOR
 from score_jax.interop_job import IMPORT
@@ -23,6 +34,7 @@ from score_jax.prepare_job import DATA
 from score_jax.submit_job import SUBMIT
 from score_jax.trust_job import TRUST
 
+FAILED = 1
 REFUSED = 2  # The exit code of everything that the user can act on.
 INTERRUPTED = 130
 # Libraries that only some jobs need, and the extra that brings them.
@@ -52,30 +64,51 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _run(label, JOBS[name], parse(name, JOBS[name], rest))
     except UsageError as error:
-        return _refuse(label, error)
+        return _end(_refuse(label, error), str(error))
     except KeyboardInterrupt:
         print(f"{label}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _end(INTERRUPTED, "interrupted")
 
 
 def _run(label: str, job: Job, call: Call) -> int:
-    from score_jax import writers
+    cluster = {flag: getattr(call, flag) for flag in CLUSTER if flag in job.flags}
+    if cluster and call.log_level != "debug":
+        quiet_runtime(call)
+    from score_jax import distributed, writers
     from score_jax.types import UserError
 
     try:
         writers.start_logging(call.log_level)
-        _show(job.run(call))
+        with distributed.start(**cluster) if cluster else contextlib.nullcontext():
+            result = job.run(call)
+            if not distributed.is_several() or distributed.is_primary():
+                _show(result)
         return 0
     except (UserError, OSError) as error:
         # An OSError says which file and why: no space, read-only, not permitted.
         if call.log_level == "debug":
             traceback.print_exc()
-        return _refuse(label, error)
+        return _end(_refuse(label, error), str(error))
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         remedy = f"pip install 'score_jax[{EXTRAS[error.name]}]'"
-        return _refuse(label, f"this job needs {error.name}; {remedy}")
+        return _end(_refuse(label, f"this job needs {error.name}; {remedy}"), remedy)
+    except Exception as error:
+        failure = distributed.peer_failure(error)
+        if failure:
+            _refuse(label, failure)
+            return _end(distributed.RESTART, failure)
+        if not distributed.is_several():
+            raise
+        traceback.print_exc()
+        return _end(FAILED, f"{type(error).__name__}: {error}")
+
+
+def _end(code: int, message: str) -> int:
+    """The exit code; one process of several ends right here, and tells the others."""
+    distributed = sys.modules.get("score_jax.distributed")
+    return distributed.leave(code, message) if distributed else code
 
 
 def _refuse(label: str, error: Exception | str) -> int:
@@ -205,7 +238,7 @@ JOBS = {
         "Train a classifier, or go on with a run that stopped (the same command again).",
         "score-jax train --config=configs/cifar10_score.py --workdir=runs/score "
         "--config.objective.beta=3 --config.eps=8/255",
-        ("config", "workdir", "data_dir", "list_sweep", "sweep_index"),
+        ("config", "workdir", "data_dir", "list_sweep", "sweep_index", *CLUSTER),
         _train,
     ),
     "evaluate": Job(

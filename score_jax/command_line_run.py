@@ -1,6 +1,7 @@
 """What a command line says of a run: its folder, its exported model, its radius."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -46,3 +47,17 @@ def _trained_norm(artifact: str) -> str:
     except (OSError, ValueError):
         return ""
     return facts.get("norm", "") if isinstance(facts, dict) else ""
+
+
+def quiet_runtime(call: Call) -> None:
+    """Keeps jaxlib's own lines out of a run of several processes; read when jaxlib is loaded.
+
+    On losing a process it writes a page, where `distributed` tells the same in one line.
+    """
+    counts = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "MEGASCALE_NUM_SLICES")
+    if (
+        call.num_processes > 1
+        or any(os.environ.get(name, "1") not in ("", "1") for name in counts)
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,23 +1,63 @@
-"""A clean stop: Ctrl-C and SIGTERM ask, the loop answers after its step."""
+"""A clean stop: Ctrl-C and SIGTERM ask, the loop answers after its step.
 
+In a run of several processes SIGTERM belongs to JAX's preemption service, which listens in C++
+(a handler of Python's would take its place), tells all processes, and names one turn at which all
+of them stop. SIGINT is passed on to it.
+"""
+
+import os
 import signal
 import threading
 from types import FrameType
 
+from jax.experimental import multihost_utils
+
+from score_jax import distributed
+
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts."""
+    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts.
 
-    signals = (signal.SIGINT, signal.SIGTERM)
+    With several processes a second SIGTERM does nothing; a second SIGINT still interrupts.
+    """
+
+    _turn = 0  # Of all requests of this process: the service must never see a turn twice.
 
     def __init__(self):
-        self.requested = False
+        self._asked = self._agreed = False
         self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Was a stop asked for, as far as this process knows?
+
+        With several processes each may learn of it a moment apart: good for ending a wait, not for
+        deciding what all have to do alike, which `poll` is for.
+        """
+        return self._asked or distributed.stop_notice()
+
+    def poll(self) -> bool:
+        """Stop now? The same answer in all processes, which call it equally often.
+
+        Any turn will do: of training, of a validation. From a signal to the answer it is one or two
+        turns; once true it stays so.
+        """
+        if not distributed.is_several():
+            return self._asked
+        if not self._agreed:
+            StopRequest._turn += 1
+            self._agreed = multihost_utils.reached_preemption_sync_point(StopRequest._turn)
+            if self._agreed:
+                distributed.agree_to_stop()
+        return self._agreed
 
     def __enter__(self) -> "StopRequest":
         # Python allows handlers in the main thread only; elsewhere a run is stopped by its owner.
         if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
+            numbers = [signal.SIGINT]
+            if not distributed.is_several():
+                numbers.append(signal.SIGTERM)
+            for number in numbers:
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
@@ -27,6 +67,8 @@ class StopRequest:
         self._previous.clear()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._asked:
             raise KeyboardInterrupt
-        self.requested = True
+        self._asked = True
+        if distributed.is_several():
+            os.kill(os.getpid(), signal.SIGTERM)

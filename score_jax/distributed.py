@@ -1,0 +1,161 @@
+"""Several processes as one run: they start together, agree, and end together.
+
+`start` wraps a job. The rest is for the job: in one process each function answers at once.
+"""
+
+import collections
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from score_jax import distributed_native as native
+from score_jax import distributed_peers as peers_lib
+from score_jax.distributed_cluster import find
+from score_jax.distributed_connect import Unreachable, connect
+from score_jax.distributed_peers import INTERRUPTED, RESTART, PeerFailure, Peers
+
+__all__ = ["INTERRUPTED", "RESTART", "PeerFailure"]  # For those who start and end a job.
+
+_BLOCK = 1024  # Text goes round in arrays of few sizes, so that few programs are compiled.
+_peers: Peers | None = None
+_visits: collections.Counter[str] = collections.Counter()
+
+
+@contextlib.contextmanager
+def start(
+    *,
+    coordinator: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    cluster: str = "auto",
+    init_timeout: float = 900,
+    heartbeat_timeout: int = 100,
+) -> Iterator[None]:
+    """Joins the other processes of a run, before anything asks for a device; leaves with them.
+
+    Where this process is alone nothing is started. Otherwise the processes end together: after the
+    job, or after a stop that all agreed on, all shut down; whatever else ends one of them (see
+    `leave`) ends the others within the heartbeat time.
+
+    Args:
+      coordinator, num_processes, process_id, cluster: as `distributed_cluster.find`.
+      init_timeout: seconds until all have to be there.
+      heartbeat_timeout: seconds after which a silent process counts as dead.
+
+    Raises:
+      UserError: what the user can mend.
+      Unreachable: the others did not come.
+    """
+    global _peers
+    place = find(
+        os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id,
+        kind=cluster,
+    )  # fmt: skip
+    if place is None:
+        yield
+        return
+    _peers = Peers(place, heartbeat_timeout)
+    with native.telling_of_losses(_peers.lost):
+        connect(place, init_timeout, heartbeat_timeout)
+    _peers.watch()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _peers.stop_is_agreed:
+            _close(INTERRUPTED)
+        raise
+    _close(0)
+
+
+def _close(outcome: int) -> None:
+    global _peers
+    _peers.close(outcome)
+    _peers = None
+
+
+def leave(code: int, message: str = "") -> int:
+    """The exit code of a process that ends by an error; in a run of several it ends right here.
+
+    The others are told, and end too: with the same code where the user has to mend something or
+    interrupted, else with RESTART.
+    """
+    if _peers is not None:
+        _peers.leave(code, message)
+    return code
+
+
+def peer_failure(error: BaseException) -> str | None:
+    """One line where an error of JAX means that another process is gone; else None."""
+    if _peers is None:
+        return None
+    if isinstance(error, PeerFailure | Unreachable):
+        return str(error)
+    if not peers_lib.is_peer_failure(error):
+        return None
+    reason = " ".join(str(error).split())[:120]
+    return f"{_peers.cluster}: {_peers.describe_loss(reason)}"
+
+
+def is_primary() -> bool:
+    """Is this the process that writes?"""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in any process; called by all, and the same answer in all."""
+    if jax.process_count() == 1:
+        return bool(flag)
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(flag)))))
+
+
+def from_primary(value: Any) -> Any:
+    """The value of process 0, in every process; called by all.
+
+    Args:
+      value: what JSON can say, or an array (then of the same shape and type everywhere).
+    """
+    if jax.process_count() == 1:
+        return value
+    if isinstance(value, np.ndarray):
+        return np.asarray(multihost_utils.broadcast_one_to_all(value))
+    text = json.dumps(value).encode() if is_primary() else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    block = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
+    block[: len(text)] = np.frombuffer(text, np.uint8)
+    block = np.asarray(multihost_utils.broadcast_one_to_all(block))
+    return json.loads(block[:size].tobytes())
+
+
+def barrier(name: str, timeout_seconds: float = 600.0) -> None:
+    """Waits for all processes; each comes by the same names in the same order.
+
+    Raises:
+      PeerFailure: one did not come in time; the line says which.
+    """
+    if _peers is not None:
+        _visits[name] += 1
+        peers_lib.barrier(_peers, f"{name} {_visits[name]}", timeout_seconds)
+    elif jax.process_count() > 1:  # Somebody else started them.
+        multihost_utils.sync_global_devices(name)
+
+
+def stop_notice() -> bool:
+    """Has some process of a run of several got a SIGTERM? Not agreed: known a moment apart."""
+    return _peers is not None and _peers.notice.is_set()
+
+
+def agree_to_stop() -> None:
+    """All processes know that they stop: the interrupt that follows is everybody's."""
+    if _peers is not None:
+        _peers.stop_is_agreed = True
+
+
+def is_several() -> bool:
+    """Did `start` join this process with others?"""
+    return _peers is not None
