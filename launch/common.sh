@@ -6,11 +6,12 @@
 # A launcher sets its options' defaults as `opt_NAME=...` and calls
 #   parse "names that take a value" "names that take none" NUMBER_OF_OWN_WORDS "$@"
 # which leaves its own words in `own` and the words of score-jax, from the job's name on, in `job`.
-# --dry-run and --help are options of each, wherever they stand.
+# --dry-run and --help are options of each, wherever they stand. With `pass_unknown=yes` options that
+# it does not know are left in `passed`; elsewhere they are refused.
 
 PROGRAM="launch/$(basename "$0")"
-own=() job=()
-opt_dry_run=""
+own=() job=() passed=()
+opt_dry_run="" pass_unknown=""
 
 # score_jax.types.RESTART and what the shell makes of a stop that was asked for.
 FINISHED=0 REFUSED=2 RESTART=75 STOPPED=130
@@ -58,7 +59,11 @@ parse() {
     name="${name//-/_}"
     case "$valued$switches" in
       *" $name "*) ;;
-      *) refuse "unknown option $word; known:$(known "$valued $switches")" ;;
+      *)
+        [ -n "$pass_unknown" ] ||
+          refuse "unknown option $word; known:$(known "$valued $switches")"
+        passed+=("$word")
+        continue ;;
     esac
     case "$switches" in
       *" $name "*)
