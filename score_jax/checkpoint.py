@@ -1,21 +1,17 @@
-"""Saved runs. The one importer of Orbax.
+"""Saved runs. Only this module and its `checkpoint_*` import Orbax.
 
 A checkpoint is the whole run between two steps: the train state, and beside it the config and the
 best score so far. Which images come next is a function of the step, so the step is the position in
-the data. Orbax writes to a temporary folder and renames: a killed save leaves no checkpoint.
+the data. Saves go on in the background, are committed as a whole, and are verified when read.
 """
 
 import dataclasses
-import errno
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
+from score_jax import checkpoint_choice, checkpoint_store, distributed
+from score_jax.checkpoint_store import Store
 from score_jax.train_state import TrainState
 from score_jax.types import UserError
 from score_jax.workdir import Workdir
@@ -31,101 +27,123 @@ class Best:
     step: int = -1
 
 
-def _manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
-    """`keep=None` only reads: a run may be saving in the same folder."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        create=False,
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=keep is not None,
-        read_only=keep is None,
-    )
-    handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a run goes on from.
 
+    Attributes:
+      state: laid out as asked for.
+      best: so far.
+      is_validated: whether the validation that is due at this step was done before the save.
+    """
 
-def _storage_failure(error: Exception) -> str | None:
-    """What the storage refused, in a few words, out of TensorStore's long message; else None."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-    return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
-
-
-def _check_room(folder: Path, state: Any) -> None:
-    """Refuses to begin a save that cannot end; TensorStore's threads fail noisily half-way."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(folder).free
-    if free < 1.1 * needed:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes into {free}")
+    state: TrainState
+    best: Best
+    is_validated: bool
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few, and the best by validation accuracy."""
+    """The checkpoints of one run: the last few, and the best by validation accuracy.
+
+    Every method but `check` is called by all processes together.
+    """
 
     def __init__(self, workdir: Workdir, config: dict[str, Any], keep: int):
         self._config = config
-        self._last = _manager(workdir.checkpoints, keep)
-        self._best = _manager(workdir.best, 1)
+        self._best = Store(workdir.best, 1)
+        # A checkpoint names its best: that one is on the disk before it.
+        self._last = Store(workdir.checkpoints, keep, before_commit=self._best.join)
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Best] | None:
-        """The newest state, laid out as `abstract`, and the best so far; None in a fresh run."""
-        step = self._last.latest_step()
+    def restore(self, abstract: TrainState) -> Restored | None:
+        """The newest whole state, laid out as `abstract`; None in a fresh run.
+
+        What killed saves left is removed, damaged checkpoints are set aside with a line.
+
+        Raises:
+          UserError: only damaged checkpoints, or of another version or config.
+        """
+        step = self._agree_on_step(abstract)
+        self._last.reload()
+        self._best.reload()
+        restored = None
+        if step is not None:
+            state, about = self._last.restore(step, abstract)
+            best = Best(**about["best"])
+            best = best if best.step in self._best.steps() else Best()
+            restored = Restored(state, best, about.get("is_validated", True))
         # Selected after the state that the run goes on from: it is not part of what follows.
-        for later in [s for s in self._best.all_steps() if step is None or s > step]:
+        for later in [s for s in self._best.steps() if step is None or s > step]:
             self._best.delete(later)
-        if step is None:
-            return None
-        arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-        try:
-            restored = self._last.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(abstract, restore_args=arguments),
-                    about=ocp.args.JsonRestore(),
-                ),
-            )
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            raise UserError(
-                f"checkpoint {self._last.directory}/{step} is damaged or of another version "
-                f"({' '.join(str(error).split())[:150]}); move that folder away: the same command "
-                "then goes on from the one before"
-            ) from error
-        best = Best(**restored.about["best"])
-        return restored.state, best if best.step in self._best.all_steps() else Best()
+        return restored
 
-    def save(self, state: TrainState, best: Best) -> None:
-        """Saves the whole run at its step; a step that is saved already stays as it is."""
-        self._write(self._last, int(state.step), state, {"best": dataclasses.asdict(best)})
+    def _agree_on_step(self, abstract: TrainState) -> int | None:
+        """The step that process 0 finds whole, on all processes."""
+        found: dict[str, Any] = {"step": None, "error": None}
+        if distributed.is_primary():
+            try:
+                found["step"] = self._choose(abstract)
+            except UserError as error:
+                found["error"] = str(error)
+            except OSError as error:
+                found["error"] = f"{error.filename}: {error.strerror}; give this user its rights"
+        # Reading all of a checkpoint takes its time; a collective might not wait that long.
+        distributed.barrier("verified checkpoint", timeout_seconds=3600)
+        found = distributed.from_primary(found)
+        if found["error"]:
+            raise UserError(found["error"])
+        return found["step"]
+
+    def _choose(self, abstract: TrainState) -> int | None:
+        last, best = self._last.folder, self._best.folder
+        checkpoint_store.remove_unfinished(last)
+        checkpoint_store.remove_unfinished(best)
+        step = checkpoint_choice.newest_whole(last, abstract)
+        for selected in checkpoint_store.steps(best):
+            checkpoint_choice.is_set_aside(best, selected)
+        return step
+
+    def save(self, state: TrainState, best: Best, *, is_validated: bool) -> None:
+        """Begins to save the whole run at its step; a step that is saved already stays as it is.
+
+        Returns when the arrays are copied: they may be donated.
+
+        Args:
+          state: of the run.
+          best: so far.
+          is_validated: whether the validation that is due at this step is done.
+
+        Raises:
+          UserError: the storage refused this save or an earlier one.
+        """
+        about = {"best": dataclasses.asdict(best), "is_validated": is_validated}
+        self._last.save(int(state.step), state, {**about, "config": self._config})
 
     def save_best(self, state: TrainState, accuracies: dict[str, float]) -> None:
-        """Saves what inference needs, and drops the previous best of this run."""
-        parts = {name: getattr(state, name) for name in INFERENCE}
-        self._write(self._best, int(state.step), parts, {"accuracies": accuracies})
+        """Begins to save what inference needs, in place of the previous best of this run.
 
-    def _write(self, manager, step, state, about):
-        if step in manager.all_steps():
-            return
-        try:
-            _check_room(manager.directory, state)
-            is_saved = manager.save(
-                step,
-                force=True,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),
-                    about=ocp.args.JsonSave({**about, "config": self._config}),
-                ),
-            )
-        except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors.
-            reason = _storage_failure(error)
-            if reason is None:
-                raise
-            raise UserError(
-                f"checkpoint {manager.directory}/{step} could not be written ({reason}); the "
-                "earlier ones are whole: make room, then give the same command again"
-            ) from error
-        if not is_saved:
-            raise RuntimeError(f"Orbax skipped checkpoint {manager.directory}/{step}")
+        Raises:
+          UserError: the storage refused this save or an earlier one.
+        """
+        parts = {name: getattr(state, name) for name in INFERENCE}
+        about = {"accuracies": accuracies, "config": self._config}
+        self._best.save(int(state.step), parts, about)
+
+    def check(self) -> None:
+        """Raises what a save met in the background, once; costs nothing, never waits."""
+        self._best.check()
+        self._last.check()
+
+    def wait(self) -> None:
+        """Waits until every save is on the disk.
+
+        Raises:
+          UserError: the storage refused one.
+        """
+        self._best.wait()
+        self._last.wait()
 
     def close(self) -> None:
+        """Waits; a failure that nobody was told is a line of the log."""
         self._last.close()
         self._best.close()
 
@@ -133,7 +151,7 @@ class Checkpoints:
 def latest_step(folder: str | os.PathLike[str]) -> int | None:
     """The newest checkpoint of the run in a folder; None where there is none, or no run."""
     path = Workdir(Path(folder).expanduser().absolute()).checkpoints
-    return max(ocp.utils.checkpoint_steps(path), default=None) if path.is_dir() else None
+    return max(checkpoint_store.steps(path), default=None)
 
 
 def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any]:
@@ -149,7 +167,7 @@ def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any
       config (as saved).
 
     Raises:
-      UserError: no such checkpoint.
+      UserError: no such checkpoint, or a damaged one.
     """
     folders = {"best": workdir.best, "last": workdir.checkpoints}
     if which not in folders or weights not in ("ema", "live"):
@@ -157,27 +175,22 @@ def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any
             f"--checkpoint={which} --weights={weights}: checkpoints are best and last, weights "
             "are ema and live"
         )
-    folder = folders[which]
-    manager = _manager(folder, None) if folder.is_dir() else None
-    step = manager.latest_step() if manager else None
+    folder, (other,) = folders[which], folders.keys() - {which}
+    step = max(checkpoint_store.steps(folder), default=None)
     if step is None:
         raise UserError(
             f"{folder} holds no checkpoint; train first: score-jax train --workdir={workdir.path}"
         )
-    saved = manager.item_metadata(step)["state"].tree
-    # As numpy, so that a run saved on many devices loads on one.
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-    restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(restore_args=as_numpy), about=ocp.args.JsonRestore()
-        ),
-    )
-    manager.close()
+    damage = checkpoint_choice.find_damage(folder / str(step))
+    if damage:
+        raise UserError(
+            f"checkpoint {folder / str(step)} is damaged: {damage}; give --checkpoint={other}"
+        )
+    state, about = checkpoint_choice.read(folder / str(step))
     return {
-        "params": restored.state["ema_params" if weights == "ema" else "params"],
-        "batch_stats": restored.state["batch_stats"],
+        "params": state["ema_params" if weights == "ema" else "params"],
+        "batch_stats": state["batch_stats"],
         "step": step,
-        "accuracies": restored.about.get("accuracies", {}),
-        "config": restored.about["config"],
+        "accuracies": about.get("accuracies", {}),
+        "config": about["config"],
     }

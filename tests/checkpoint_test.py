@@ -1,16 +1,24 @@
-"""Checkpoints: what is kept, what a failed save leaves, what is refused."""
+"""Checkpoints: what is kept, what comes back, what a save in the background may not change."""
 
 import shutil
+import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from score_jax import checkpoint, config, mesh, models, objectives, optimizers, train_state, workdir
-from score_jax.data import augment
-from score_jax.recipe import Recipe
+from score_jax import checkpoint, config, workdir
 from score_jax.types import UserError
+from tests.checkpoint_states import (
+    abstract,
+    assert_is,
+    folders,
+    layout,
+    numbers,
+    shardings,
+    state_at,
+)
 
 
 @pytest.fixture
@@ -18,142 +26,149 @@ def run(tmp_path):
     return workdir.open_workdir(tmp_path / "run", config.default(), ["test"])
 
 
-@pytest.fixture
-def recipe():
-    classifier = models.create(
-        "cnn-3", num_classes=10, image_shape=(8, 8, 1), mean=(0.5,), std=(0.2,)
-    )
-    rates = optimizers.create_rates(
-        name="constant", unit="step", num_epochs=1, steps_per_epoch=1, momentum=0.9,
-        learning_rate=0.1,
-    )  # fmt: skip
-    return Recipe(
-        classifier=classifier,
-        attack_classifier=classifier,
-        objective=objectives.create("standard"),
-        attack=None,
-        optimizer=optimizers.create(rates, classifier.roles),
-        num_classes=10,
-        augment=augment.no_augmentation,
-        ema_decay=0.9,
-        ema_warmup_steps=0,
-    )
+def saved_at(run, *steps, keep=2, is_validated=True, sharding=None):
+    """Checkpoints of these steps, on the disk."""
+    checkpoints = checkpoint.Checkpoints(run, {"seed": 7}, keep)
+    for step in steps:
+        checkpoints.save(state_at(step, sharding), checkpoint.Best(), is_validated=is_validated)
+    checkpoints.close()
 
 
-def state_at(recipe, step, layout=None):
-    state = train_state.create(recipe, jax.random.key(step), layout or mesh.create())
-    return jax.tree.map(lambda x: x, state.__class__(**{**vars(state), "step": jnp.int32(step)}))
+def restore(run, target=None, keep=2):
+    checkpoints = checkpoint.Checkpoints(run, {}, keep)
+    try:
+        return checkpoints.restore(target or abstract())
+    finally:
+        checkpoints.close()
 
 
-def folders(path):
-    return sorted(int(entry.name) for entry in path.iterdir() if entry.name.isdigit())
-
-
-def test_newest_comes_back_with_the_best_score(run, recipe):
+def test_newest_comes_back_with_the_best_score(run):
     saved = checkpoint.Checkpoints(run, {"seed": 0}, keep=2)
-    saved.save_best(state_at(recipe, 2), {})
+    saved.save_best(state_at(2), {})
     for step in (1, 2, 3):
-        saved.save(state_at(recipe, step), checkpoint.Best(0.25, step - 1))
-    assert folders(run.checkpoints) == [2, 3]
-    layout = mesh.create()
-    state, best = saved.restore(train_state.abstract(recipe, layout))
-    assert best == checkpoint.Best(0.25, 2)
-    jax.tree.map(np.testing.assert_array_equal, state, state_at(recipe, 3))
-    assert all(leaf.sharding == layout.replicated for leaf in jax.tree.leaves(state.params))
+        saved.save(state_at(step), checkpoint.Best(0.25, 2), is_validated=step == 3)
+    saved.wait()
+    assert folders(run.checkpoints) == [2, 3] and checkpoint.latest_step(run.path) == 3
+    restored = saved.restore(abstract())
+    assert (restored.best, restored.is_validated) == (checkpoint.Best(0.25, 2), True)
+    assert_is(restored.state, 3)
+    assert restored.state.params["logits"]["kernel"].sharding == layout()
     saved.close()
 
 
-def test_fresh_run_has_nothing_to_restore(run, recipe):
-    saved = checkpoint.Checkpoints(run, {}, keep=1)
-    assert saved.restore(train_state.abstract(recipe, mesh.create())) is None
+def test_a_validation_that_is_still_due_is_remembered(run):
+    saved_at(run, 1, is_validated=False)
+    assert restore(run).is_validated is False
 
 
-def test_saved_on_four_devices_loads_on_one(run, recipe):
-    saved = checkpoint.Checkpoints(run, {}, keep=1)
-    saved.save(state_at(recipe, 5), checkpoint.Best())
+def test_a_checkpoint_of_an_older_version_is_validated(run):
+    saved_at(run, 1)
+    about, step = run.checkpoints / "1" / "about" / "metadata", run.checkpoints / "1"
+    about.write_text(about.read_text().replace('"is_validated": true, ', ""))
+    (step / "digests.json").unlink()
+    restored = restore(run)
+    assert restored.is_validated is True
+    assert_is(restored.state, 1)
+
+
+def test_fresh_run_has_nothing_to_restore(run):
+    assert restore(run) is None
+    assert checkpoint.latest_step(run.path) is None
+
+
+def test_what_is_saved_is_the_state_of_that_moment(run):
+    """The next steps get the same buffers, donated; the copy may be a view of them on the CPU."""
+    saved = checkpoint.Checkpoints(run, {}, keep=9)
+    # Buffers of a program's own, as a step's are: those of `device_put` may never be reused.
+    copy = jax.jit(lambda tree: jax.tree.map(lambda x: x + 0, tree))
+    advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state = copy(state_at(1, rows=4096))
+    # Two matrices in parts and one whole: split, and replicated arrays are copied differently.
+    split = shardings(state, layout(spec=PartitionSpec("fsdp")))
+    parts = dict(params=split.params, opt_state=split.opt_state)
+    state = copy(jax.device_put(state, split.__class__(**{**vars(split), **parts})))
+    for _ in range(3):
+        saved.save(state, checkpoint.Best(), is_validated=True)
+        saved.save_best(state, {})
+        for _ in range(50):
+            state = advance(state)
     saved.close()
-    one = mesh.create(jax.devices()[:1])
-    state, _ = checkpoint.Checkpoints(run, {}, keep=1).restore(train_state.abstract(recipe, one))
-    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(state.params))
+    for step in (1, 51, 101):
+        wanted = jax.tree.map(lambda x: x + 0, numbers(1, rows=4096))
+        for _ in range(step - 1):
+            wanted = jax.tree.map(lambda x: (x + 1).astype(x.dtype), wanted)
+        found, _ = checkpoint.checkpoint_choice.read(run.checkpoints / str(step))
+        for name in ("params", "ema_params", "batch_stats"):
+            jax.tree.map(np.testing.assert_array_equal, found[name], getattr(wanted, name))
+    best = checkpoint.load_for_export(run, "best", "live")
+    jax.tree.map(np.testing.assert_array_equal, best["params"], wanted.params)
 
 
-def test_best_replaces_the_best_and_reads_back_on_the_host(run, recipe):
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("spec", [PartitionSpec(), PartitionSpec("fsdp")], ids=["whole", "split"])
+def test_split_state_loads_on_other_devices(run, devices, spec):
+    saved_at(run, 5, sharding=layout(spec=PartitionSpec("fsdp")))
+    target = abstract(layout(devices, spec))
+    state = restore(run, target).state
+    assert_is(state, 5)
+    assert state.params["logits"]["kernel"].sharding == layout(devices, spec)
+
+
+def test_best_replaces_the_best_and_reads_back_on_the_host(run):
     saved = checkpoint.Checkpoints(run, {"seed": 7}, keep=1)
     for step in (1, 2):
-        saved.save_best(state_at(recipe, step), {"val/clean_accuracy": step / 4})
-    saved.save_best(state_at(recipe, 2), {"val/clean_accuracy": 0.9})  # Already there: stays.
+        saved.save_best(state_at(step), {"val/clean_accuracy": step / 4})
+    saved.save_best(state_at(2), {"val/clean_accuracy": 0.9})  # Already there: stays.
     saved.close()
     assert folders(run.best) == [2]
     loaded = checkpoint.load_for_export(run, "best", "live")
     assert loaded["step"] == 2 and loaded["accuracies"] == {"val/clean_accuracy": 0.5}
     assert loaded["config"] == {"seed": 7}
-    jax.tree.map(np.testing.assert_array_equal, loaded["params"], state_at(recipe, 2).params)
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"], numbers(2).params)
     assert isinstance(loaded["params"]["logits"]["kernel"], np.ndarray)
 
 
-def test_best_selected_after_the_restored_state_is_forgotten(run, recipe):
+def test_best_selected_after_the_restored_state_is_forgotten(run):
     """It belongs to steps that are now done anew, perhaps with other results."""
     saved = checkpoint.Checkpoints(run, {}, keep=1)
-    saved.save(state_at(recipe, 1), checkpoint.Best(0.5, 1))
-    saved.save_best(state_at(recipe, 4), {})
+    saved.save(state_at(1), checkpoint.Best(0.5, 1), is_validated=True)
+    saved.save_best(state_at(4), {})
     saved.close()
     saved = checkpoint.Checkpoints(run, {}, keep=1)
-    _, best = saved.restore(train_state.abstract(recipe, mesh.create()))
-    assert best == checkpoint.Best() and folders(run.best) == []
-    saved.save_best(state_at(recipe, 3), {})
+    assert saved.restore(abstract()).best == checkpoint.Best()
+    assert folders(run.best) == []
+    saved.save_best(state_at(3), {})
+    saved.close()
     assert folders(run.best) == [3]
 
 
-def test_exporting_leaves_a_save_in_progress_alone(run, recipe):
+def test_a_checkpoint_waits_for_the_best_that_it_names(run, monkeypatch):
+    """Committed before it, a kill between the two would lose the best for good."""
     saved = checkpoint.Checkpoints(run, {}, keep=2)
-    saved.save_best(state_at(recipe, 1), {})
+    commits = []
+    write = checkpoint.checkpoint_store.checkpoint_digests.write
+
+    def slow(folder):
+        commits.append(folder.parent.name)
+        if folder.parent == run.best:
+            time.sleep(0.5)
+        write(folder)
+
+    monkeypatch.setattr(checkpoint.checkpoint_store.checkpoint_digests, "write", slow)
+    saved.save_best(state_at(1), {})
+    saved.save(state_at(1), checkpoint.Best(0.5, 1), is_validated=True)
+    saved.close()
+    assert commits == ["checkpoints_best", "checkpoints"]
+
+
+def test_exporting_leaves_a_save_in_progress_alone(run):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save_best(state_at(1), {})
+    saved.close()
     unfinished = run.best / "2.orbax-checkpoint-tmp"
     unfinished.mkdir()
     assert checkpoint.load_for_export(run, "best", "ema")["step"] == 1
     assert unfinished.is_dir()
-
-
-def test_damaged_checkpoint_is_one_line(run, recipe):
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-    saved.save(state_at(recipe, 1), checkpoint.Best())
-    saved.close()
-    for path in (run.checkpoints / "1" / "state").rglob("*"):
-        if path.is_file() and "ocdbt" in str(path):
-            path.write_bytes(b"")
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-    with pytest.raises(UserError, match="1 is damaged or of another version .* move that folder"):
-        saved.restore(train_state.abstract(recipe, mesh.create()))
-
-
-def test_half_written_checkpoint_is_not_one(run, recipe):
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-    saved.save(state_at(recipe, 1), checkpoint.Best())
-    saved.close()
-    (run.checkpoints / "2.orbax-checkpoint-tmp").mkdir()
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-    state, _ = saved.restore(train_state.abstract(recipe, mesh.create()))
-    assert int(state.step) == 1
-
-
-def test_full_disk_is_one_line(run, recipe, monkeypatch):
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-
-    def full(*arguments, **named):
-        raise ValueError("RESOURCE_EXHAUSTED: a/b/c: No space left on device [os_error_code='28']")
-
-    monkeypatch.setattr(saved._last, "save", full)
-    expected = r"could not be written \(No space left on device\); .* make room"
-    with pytest.raises(UserError, match=expected):
-        saved.save(state_at(recipe, 1), checkpoint.Best())
-
-
-def test_save_that_does_not_fit_is_not_begun(run, recipe, monkeypatch):
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    saved = checkpoint.Checkpoints(run, {}, keep=2)
-    with pytest.raises(UserError, match="No space left on device"):
-        saved.save(state_at(recipe, 1), checkpoint.Best())
-    assert not list(run.checkpoints.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -167,3 +182,34 @@ def test_save_that_does_not_fit_is_not_begun(run, recipe, monkeypatch):
 def test_missing_checkpoints_are_refused(run, which, weights, message):
     with pytest.raises(UserError, match=message):
         checkpoint.load_for_export(run, which, weights)
+
+
+def test_full_disk_in_the_background_is_one_line(run, monkeypatch):
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save(state_at(1), checkpoint.Best(), is_validated=True)
+    saved.wait()
+
+    def full(folder):
+        raise ValueError("RESOURCE_EXHAUSTED: a/b/c: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(checkpoint.checkpoint_store.checkpoint_digests, "write", full)
+    saved.save(state_at(2), checkpoint.Best(), is_validated=True)
+    saved._last._thread.join()
+    expected = r"2 could not be written \(No space left on device\); .* make room"
+    with pytest.raises(UserError, match=expected):
+        saved.check()
+    saved.check()  # Told once.
+    saved.close()
+    assert [path.name for path in run.checkpoints.iterdir()] == ["1"]
+
+
+def test_save_that_does_not_fit_is_not_begun(run, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(
+        checkpoint.checkpoint_store.shutil, "disk_usage", lambda path: usage._replace(free=1000)
+    )
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    with pytest.raises(UserError, match="No space left on device"):
+        saved.save(state_at(1), checkpoint.Best(), is_validated=True)
+    saved.close()
+    assert not list(run.checkpoints.iterdir())

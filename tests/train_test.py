@@ -68,9 +68,9 @@ def final_state(folder: Path):
     """Every array of the last checkpoint, and what is saved about it."""
     run = recipes.build(workdir.find_workdir(folder).read_config())
     checkpoints = checkpoint.Checkpoints(workdir.find_workdir(folder), {}, keep=2)
-    state, best = checkpoints.restore(train_state.abstract(run.recipe, mesh.create()))
+    restored = checkpoints.restore(train_state.abstract(run.recipe, mesh.create()))
     checkpoints.close()
-    return jax.device_get(state), best
+    return jax.device_get(restored.state), restored.best
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
