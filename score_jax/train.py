@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from score_jax import (
     checkpoint,
+    distributed,
     evaluation,
     mesh,
     model_passes,
@@ -45,7 +46,7 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     """
     # A wrong name or number, or missing data, fails before anything is written.
     run = recipes.build(config)
-    layout = layout or mesh.create()
+    layout = layout or mesh.create(fsdp=config.mesh.fsdp)
     per_version = "/config.data.cutmix" if config.data.cutmix else ""
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     pipeline.open_training_data(config)
@@ -54,7 +55,7 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     is_begun = checkpoint.latest_step(folder) is not None
     start = None if is_begun else warm_start.load(config)
 
-    primary = jax.process_index() == 0
+    primary = distributed.is_primary()
     devices = [f"{d.platform} {d.device_kind}" for d in layout.replicated.mesh.devices.flat]
     place = workdir.open_workdir(folder, config, sys.argv, devices=devices, primary=primary)
     writers.start_logging(file=place.log(jax.process_index()))
@@ -64,18 +65,17 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     if primary:
         place.record(model_passes=passes)
 
-    init_key, *keys = jax.device_put(
-        tuple(jax.random.split(jax.random.key(config.seed), 3)), layout.replicated
-    )
+    # Compiled: keys cannot be put on devices of other processes.
+    init_key, *keys = jax.jit(
+        lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
+        out_shardings=layout.replicated,
+    )()
     checkpoints = checkpoint.Checkpoints(place, config_lib.to_dict(config), config.checkpoint.keep)
     outcome, step = "failed", None
     try:
         restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
         if restored:
-            if not isinstance(restored, tuple):  # TEMPORARY
-                state, best, is_validated = restored.state, restored.best, restored.is_validated
-            else:
-                (state, best), is_validated = restored, True
+            state, best, is_validated = restored.state, restored.best, restored.is_validated
             LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
         else:
             weights = None

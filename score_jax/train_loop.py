@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from score_jax import checkpoint, evaluation, metrics, workdir, writers
+from score_jax import checkpoint, distributed, evaluation, metrics, workdir, writers
 from score_jax.data import pipeline
 from score_jax.data.waiting import Stopped, Waiting
 from score_jax.mesh import Layout
@@ -92,7 +92,7 @@ class Loop:
         while True:
             # The order matters: an evaluation describes the state that is then saved, lines are
             # written before the state they describe, a batch is taken after the save.
-            is_stopped = getattr(stop, 'poll', lambda: stop.requested)()  # TEMPORARY
+            is_stopped = stop.poll()
             is_validated = is_validated or not self._due(step, config.validation.every_epochs)
             if not (is_stopped or is_validated):
                 best, is_validated = self._validate(state, step, best, stop)
@@ -101,7 +101,10 @@ class Loop:
             if (is_stopped or is_due or best.step == step) and step != self._saved_step:
                 self._save(state, step, best, is_validated)
             if is_stopped or step == last:
+                with self._phase("checkpoint"):
+                    self._checkpoints.wait()
                 return step, best, not is_stopped
+            self._checkpoints.check()
 
             begin = time.monotonic()
             state, sums = step_fn(state, batch, self._key)
@@ -118,7 +121,10 @@ class Loop:
             if step % config.log.every_steps == 0 or step == last:
                 self._pending = step, sums
             if step < last:
-                batch = self._next(batches, lambda: stop.requested)
+                # Of several processes none can stop before a step that the others are in already.
+                batch = self._next(
+                    batches, lambda: stop.requested and not distributed.is_several()
+                )
 
     @contextlib.contextmanager
     def _phase(self, what: str) -> Iterator[None]:
@@ -147,7 +153,7 @@ class Loop:
             num_epochs=self._config.num_epochs,
             start_step=step,
             tensorboard=self._place.tensorboard if self._config.log.tensorboard else None,
-            primary=jax.process_index() == 0,
+            primary=distributed.is_primary(),
         )
 
     def _batches(self, step: int) -> Iterator[Any]:
@@ -167,10 +173,7 @@ class Loop:
     ) -> None:
         self._check(state)
         with self._phase("checkpoint"):
-            try:
-                self._checkpoints.save(state, best, is_validated=is_validated)
-            except TypeError:  # TEMPORARY
-                self._checkpoints.save(state, best)
+            self._checkpoints.save(state, best, is_validated=is_validated)
         self._saved_step, self._saved_time = step, time.monotonic()
         self._save_is_due = False
 
@@ -197,9 +200,10 @@ class Loop:
         self._check(state)
         with self._phase("validation"):
             key = jax.random.fold_in(self._validation_key, step)
+            ema_params = self._layout.gather(state.ema_params)
             accuracies = evaluation.accuracies(
-                self._evaluate, state.ema_params, state.batch_stats, self._validation, key,
-                is_stopped=getattr(stop, 'poll', lambda: stop.requested),  # TEMPORARY
+                self._evaluate, ema_params, state.batch_stats, self._validation, key,
+                is_stopped=lambda: self._watchdog.alive() or stop.poll(),
             )  # fmt: skip
         if accuracies is None:
             return best, False
@@ -229,3 +233,8 @@ class Loop:
         self._writer.progress(step, epoch, values)
         if "health" in sums:  # TEMPORARY
             metrics.check(sums["health"], self._saved_step)
+        if self._config.checkpoint.every_minutes:
+            minutes = (time.monotonic() - self._saved_time) / 60
+            # Clocks differ, and all processes save at the same step.
+            is_late = minutes >= self._config.checkpoint.every_minutes
+            self._save_is_due = distributed.any_process(is_late)
