@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax import divergences
+from score_jax.attacks import PGD
 from score_jax.metrics import correct
 from score_jax.models import NormalizeBy
 from score_jax.objectives import Moving, Views
@@ -27,7 +28,8 @@ class Batch:
       step: i32[], of training, from 0.
       attacked: f[b, h, w, c] for each adversarial forward pass; empty before the maximization.
       robust_steps: i32[b], counted by the first attack.
-      updates: how many recordings of BatchNorm statistics came before in this step.
+      weights: f[b], `Objective.batch_weights`; None where this batch is whole and tells them.
+      whole_size: examples of the whole batch, where this is a part of it; 0: this is whole.
     """
 
     images: Array
@@ -36,7 +38,8 @@ class Batch:
     step: Array | int = 0
     attacked: dict[str, Array] = dataclasses.field(default_factory=dict)
     robust_steps: Array | None = None
-    updates: int = dataclasses.field(default=0, metadata=dict(static=True))
+    weights: Array | None = None
+    whole_size: int = dataclasses.field(default=0, metadata=dict(static=True))
 
 
 def maximize(
@@ -45,27 +48,23 @@ def maximize(
     batch_stats: BatchStats,
     key: Key,
     batch: Batch,
-    noise: Array | None = None,
+    noise: Array | dict[str, Array] | None = None,
 ) -> tuple[Batch, BatchStats]:
     """The inner maximization.
 
     The weights are constants. Statistics move only where `update_order` names the attack.
 
     Args:
-      noise: replaces the draw of the attack's start, see `PGD`.
+      noise: replaces the draw of the attack's start, see `PGD`; a dict by the attack's name.
 
     Returns:
       The batch with its adversarial images, constants to differentiation; and the statistics.
     """
     if recipe.attack is None:
         return batch, batch_stats
-    objective, attack = recipe.objective, recipe.attack
+    objective, step = recipe.objective, jnp.asarray(batch.step)
+    attack = _attack_at(recipe, step)
     records = "attack" in recipe.update_order
-    step = jnp.asarray(batch.step)
-    if recipe.attack_warmup_steps:
-        grown = jnp.minimum(step / recipe.attack_warmup_steps, 1.0)
-        threat = dataclasses.replace(attack.threat, eps=attack.threat.eps * grown)
-        attack = dataclasses.replace(attack, threat=threat)
 
     def logits_fn(x, stats, update, dropout_key):
         return recipe.attack_classifier.apply(
@@ -106,7 +105,8 @@ def maximize(
             return inner(moving), (right, new_stats if records else stats)
 
         found = attack.watch(
-            loss_fn, attack_keys(number), batch.images, noise,
+            loss_fn, attack_keys(number), batch.images,
+            noise.get(name) if isinstance(noise, dict) else noise,
             carry=batch_stats if records else {}, epoch=step // recipe.steps_per_epoch,
         )  # fmt: skip
         attacked[name] = found.images
@@ -116,11 +116,45 @@ def maximize(
             batch_stats, updates = found.carry, updates + attack.num_steps
     if "attacked" in recipe.update_order:
         _, batch_stats = logits_fn(attacked["adversarial"], batch_stats, updates, attacked_key)
-        updates += 1
-    found_batch = dataclasses.replace(
-        batch, attacked=attacked, robust_steps=robust_steps, updates=updates
-    )
+    found_batch = dataclasses.replace(batch, attacked=attacked, robust_steps=robust_steps)
     return found_batch, jax.lax.stop_gradient(batch_stats)
+
+
+def _attack_at(recipe: Recipe, step: Array) -> PGD:
+    """The attack of a step: its radius may still be growing."""
+    attack = recipe.attack
+    if not recipe.attack_warmup_steps:
+        return attack
+    grown = jnp.minimum(step / recipe.attack_warmup_steps, 1.0)
+    threat = dataclasses.replace(attack.threat, eps=attack.threat.eps * grown)
+    return dataclasses.replace(attack, threat=threat)
+
+
+def start_noises(recipe: Recipe, key: Key, batch: Batch) -> dict[str, Array]:
+    """What `maximize` would draw with this key for the starts of its attacks, by name."""
+    if recipe.attack is None or recipe.attack.start == "zero":
+        return {}
+    attack, attack_keys = _attack_at(recipe, jnp.asarray(batch.step)), _keys(key)[0]
+    return {
+        name: attack.start_noise(attack_keys(number), batch.images)
+        for number, name in enumerate(recipe.objective.inners)
+    }
+
+
+def views_of(recipe: Recipe, batch: Batch) -> Views:
+    """What the outer loss sees beside its forward passes."""
+    return Views(
+        clean_logits=None,
+        adv_logits=None,
+        target_probs=batch.target_probs,
+        labels=batch.labels,
+        robust_steps=batch.robust_steps,
+        num_steps=recipe.attack.num_steps if recipe.attack else 0,
+        epoch=jnp.asarray(batch.step) // recipe.steps_per_epoch,
+        num_epochs=recipe.num_epochs,
+        batch_size=batch.whole_size or len(batch.images),
+        weights=batch.weights,
+    )
 
 
 def minimized(
@@ -130,8 +164,11 @@ def minimized(
     batch: Batch,
     dropout_key: Key | None = None,
 ) -> tuple[Array, tuple[BatchStats, Views]]:
-    """The outer loss f32[], the statistics it leaves, and the logits it saw."""
-    objective, updates = recipe.objective, batch.updates
+    """The outer loss f32[], the statistics it leaves, and the logits it saw.
+
+    Of a part of a batch: its share of the whole batch's loss.
+    """
+    objective, updates = recipe.objective, recipe.attack_updates
     inputs = {name: batch.images for name in ("clean", "clean_again", "unused_clean")}
     inputs |= batch.attacked
     if "joint" in objective.forwards:
@@ -168,21 +205,19 @@ def minimized(
     if "joint" in logits:
         logits["clean"], logits["adversarial"] = jnp.split(logits.pop("joint"), 2)
     adversarial = batch.attacked.get("adversarial")
-    views = Views(
+    views = views_of(recipe, batch)
+    views = dataclasses.replace(
+        views,
         clean_logits=logits.pop("clean", None),
         adv_logits=logits.pop("adversarial", None),
         other_logits=logits,
-        target_probs=batch.target_probs,
-        labels=batch.labels,
-        robust_steps=batch.robust_steps,
-        num_steps=recipe.attack.num_steps if recipe.attack else 0,
-        epoch=jnp.asarray(batch.step) // recipe.steps_per_epoch,
-        num_epochs=recipe.num_epochs,
+        weights=objective.batch_weights(views) if views.weights is None else views.weights,
         perturbation=None if adversarial is None else adversarial - batch.images,
         clean_gradient=clean_gradient,
     )
-    losses = objective.outer(views)
-    loss = losses.sum() if recipe.loss_reduction == "sum" else losses.mean()
+    loss = objective.outer(views).sum()
+    if recipe.loss_reduction == "mean":
+        loss = loss / views.batch_size
     return loss, (batch_stats, views)
 
 

@@ -43,6 +43,8 @@ class Recipe:
       augment: (key, images f32[b, h, w, c]) -> images.
       augmented_views: how many independent augmentations of the batch, one after the other.
       cutmix: how many CutMix versions of the loaded images make the batch; 0 for none.
+      microbatches: equal parts of the batch that are attacked and differentiated one after the
+        other; the classifiers then have the BatchNorm groups of one part.
       steps_per_epoch, num_epochs: for what changes with the epoch.
       log_every_steps: how many steps one line of metrics covers.
     """
@@ -66,6 +68,7 @@ class Recipe:
     augment: Callable[[Key, Array], Array]
     augmented_views: int = 1
     cutmix: int = 0
+    microbatches: int = 1
     ema_decay: float
     ema_warmup_steps: float
     steps_per_epoch: int = 1
@@ -90,6 +93,14 @@ class Recipe:
         known = (*self.objective.forwards, "unused_clean")
         return tuple(name for name in self.update_order if name in known)
 
+    @property
+    def attack_updates(self) -> int:
+        """How often a step records statistics before its outer passes."""
+        found = "attacked" in self.update_order
+        if "attack" in self.update_order:
+            return self.attack.num_steps * len(self.objective.inners) + found
+        return int(found)
+
     def target_probs(self, labels: Array, generated: Array | None = None) -> Array:
         """f32[b, k], smoothed where the recipe says so."""
         smoothing = self.objective.label_smoothing
@@ -103,10 +114,8 @@ class Recipe:
         """BatchNorm's momentum at the update-th recording of a step, both counted from 0."""
         own = self.classifier.batchnorm_momentum
         if self.debias:
-            order = self.update_order
-            in_step = len(self.recorded) + ("attacked" in order) + ("updated_clean" in order)
-            if "attack" in order:
-                in_step += self.attack.num_steps * len(self.objective.inners)
+            in_step = self.attack_updates + len(self.recorded)
+            in_step += "updated_clean" in self.update_order
             count = step * in_step + update + 1
             return own / (1 - (1 - own) ** count)
         if self.first_step_momentum is None:

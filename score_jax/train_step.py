@@ -1,19 +1,21 @@
 """One training step: inner maximization, weight perturbation, outer minimization, update."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from score_jax import averaging, weight_perturbation
+from score_jax import averaging, microbatches, train_state, weight_perturbation
 from score_jax.data import cutmix
 from score_jax.mesh import Layout
-from score_jax.metrics import Mean, correct
-from score_jax.minimax import Batch, maximize, minimized
+from score_jax.metrics import Health, Mean
+from score_jax.microbatches import Descent
+from score_jax.minimax import Batch
 from score_jax.models import NormalizeBy
-from score_jax.objectives import Views
 from score_jax.recipe import PASSES, Recipe
 from score_jax.train_state import TrainState
 from score_jax.types import Array, Key, Params
@@ -45,20 +47,50 @@ def prepare(
     return Batch(images=images, labels=labels, target_probs=targets, step=step)
 
 
-def _measures(recipe: Recipe, loss: Array, gradients: Params, views: Views) -> dict[str, Mean]:
+def _measures(recipe: Recipe, descent: Descent, robust_steps: Array | None) -> dict[str, Mean]:
     values = {
-        "train/loss": lambda: loss[None],
-        "train/gradient_norm": lambda: optax.tree.norm(gradients)[None],
-        "train/clean_accuracy": lambda: correct(views.clean_logits, views.labels),
-        "train/adv_accuracy": lambda: correct(views.adv_logits, views.labels),
-        "train/robust_steps": lambda: views.robust_steps.astype(jnp.float32),
+        "train/loss": lambda: descent.loss[None],
+        "train/gradient_norm": lambda: optax.tree.norm(descent.gradients)[None],
+        "train/clean_accuracy": lambda: descent.right["clean"],
+        "train/adv_accuracy": lambda: descent.right["adversarial"],
+        "train/robust_steps": lambda: robust_steps.astype(jnp.float32),
     }
     return {name: Mean.of(values[name]()) for name in recipe.metric_names}
 
 
+def _health(
+    recipe: Recipe, state: TrainState, batch: dict[str, Array], prepared: Batch, descent: Descent,
+    new: Any,
+) -> Health:  # fmt: skip
+    """Of one step. Counts rather than conjunctions: XLA adds them up with the other sums."""
+
+    def none(*wrong: Array):
+        return sum(each.sum(dtype=jnp.float32) for each in wrong) == 0
+
+    def finite(tree):
+        return none(*(~jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)))
+
+    images, labels = batch["images"], batch["labels"]
+    wrong = [(labels < 0) | (labels >= recipe.num_classes)]
+    if images.dtype != jnp.uint8:
+        wrong.append(~((images >= 0) & (images <= 1)))  # So that NaN is wrong too.
+    return Health.of(
+        state.step,
+        data=none(*wrong),
+        attack=finite(prepared.attacked),
+        loss=finite(descent.loss),
+        gradient=finite(descent.gradients),
+        update=finite(new),
+    )
+
+
 def train_step(
-    recipe: Recipe, state: TrainState, batch: dict[str, Array], key: Key
-) -> tuple[TrainState, dict[str, Mean]]:
+    recipe: Recipe,
+    state: TrainState,
+    batch: dict[str, Array],
+    key: Key,
+    layout: Layout | None = None,
+) -> tuple[TrainState, dict[str, Mean | Health]]:
     """One step; a pure function.
 
     Args:
@@ -68,78 +100,100 @@ def train_step(
         bool[b] where the recipe smooths only those; optionally 'start_noise' f[b, h, w, c], which
         replaces the attack's random draw.
       key: the run's; every draw folds in the step, so nothing random is in the state.
+      layout: the devices; None where one has all. With a sharded state the weights are gathered
+        once, before the attack.
 
     Returns:
       The state after it, and the sums of metrics since the last multiple of log_every_steps.
     """
+    whole, sharded = (layout.whole, layout.sharded) if layout else (_as_it_is, _as_it_is)
     augment_key, attack_key, cutmix_key, dropout_key = jax.random.split(
         jax.random.fold_in(key, state.step), 4
     )
     noise = batch.get("start_noise")
     prepared = prepare(recipe, batch, augment_key, cutmix_key, state.step)
-    prepared, batch_stats = maximize(
-        recipe, state.params, state.batch_stats, attack_key, prepared, noise
+    weights = whole(state.params)
+    prepared, batch_stats = microbatches.maximize(
+        recipe, weights, state.batch_stats, attack_key, prepared, noise, layout
     )
 
-    def loss_fn(params):
-        return minimized(recipe, params, batch_stats, prepared, dropout_key)
+    def descend(weights):
+        return microbatches.minimize(recipe, weights, batch_stats, prepared, dropout_key)
 
-    raised = _raised_weights(recipe, state, loss_fn)
-    params = jax.tree.map(jnp.add, state.params, raised) if raised else state.params
-    (loss, (batch_stats, views)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    params, raised = state.params, _raised_weights(recipe, state.step, weights, descend)
+    if raised:
+        weights = jax.tree.map(jnp.add, weights, raised)
+        params = sharded(weights)
+    descent = descend(weights)
+    descent = dataclasses.replace(descent, gradients=sharded(descent.gradients))
     # At the perturbed weights too: momentum and weight decay see what the gradient saw.
-    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, params)
+    updates, opt_state = recipe.optimizer.update(descent.gradients, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     if raised:
-        params = jax.tree.map(jnp.subtract, params, raised)
+        params = jax.tree.map(jnp.subtract, params, sharded(raised))
+    batch_stats = descent.batch_stats
     if "updated_clean" in recipe.update_order:
-        update = prepared.updates + len(recipe.recorded)
+        update = recipe.attack_updates + len(recipe.recorded)
         _, batch_stats = recipe.classifier.apply(
-            params, batch_stats, prepared.images, normalize_by=NormalizeBy.BATCH,
-            momentum=recipe.momentum(state.step, update),
+            whole(params), batch_stats, microbatches.first_images(recipe, prepared),
+            normalize_by=NormalizeBy.BATCH, momentum=recipe.momentum(state.step, update),
             dropout_key=jax.random.fold_in(dropout_key, PASSES.index("updated_clean")),
         )  # fmt: skip
     step = state.step + 1
     decay = averaging.decay_at(step, recipe.ema_decay, recipe.ema_warmup_steps)
+    ema_params = averaging.update(state.ema_params, params, decay)
 
     fresh = state.step % recipe.log_every_steps == 0
+    measures = _measures(recipe, descent, prepared.robust_steps)
+    measures["health"] = _health(
+        recipe, state, batch, prepared, descent, (params, ema_params, batch_stats)
+    )
     sums = {
-        name: jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), state.sums[name], new)
-        for name, new in _measures(recipe, loss, gradients, views).items()
+        name: jax.tree.map(functools.partial(jnp.where, fresh), new, state.sums[name] + new)
+        for name, new in measures.items()
     }
     new_state = TrainState(
         step=step,
         params=params,
         batch_stats=batch_stats,
-        ema_params=averaging.update(state.ema_params, params, decay),
+        ema_params=ema_params,
         opt_state=opt_state,
         sums=sums,
     )
     return new_state, sums
 
 
-def _raised_weights(recipe: Recipe, state: TrainState, loss_fn: Any) -> Params | None:
+def _as_it_is(tree: Any) -> Any:
+    return tree
+
+
+def _raised_weights(
+    recipe: Recipe, step: Array, weights: Params, descend: Callable[[Params], Descent]
+) -> Params | None:
     """The weight perturbation of this step, 0 before its first epoch; None without one."""
     if not recipe.awp_gamma:
         return None
 
-    gradients, _ = jax.grad(loss_fn, has_aux=True)(state.params)
     raised = weight_perturbation.perturbation(
-        state.params, gradients, recipe.classifier.roles, recipe.awp_gamma
+        weights, descend(weights).gradients, recipe.classifier.roles, recipe.awp_gamma
     )
     # Not a branch: inside one XLA leaves its fast convolutions on the CPU, which costs far more
     # over a run than these passes before the first epoch.
-    begun = state.step // recipe.steps_per_epoch >= recipe.awp_start_epoch
+    begun = step // recipe.steps_per_epoch >= recipe.awp_start_epoch
     return jax.tree.map(lambda delta: jnp.where(begun, delta, 0), raised)
 
 
 def compile_step(recipe: Recipe, layout: Layout) -> Any:
-    """The jitted step: the state donated and replicated, the batch split over the devices."""
+    """The jitted step: the state donated, the batch split over the devices."""
 
+    def step(state, batch, key):
+        return train_step(recipe, state, batch, key, layout)
+
+    places = train_state.shardings(recipe, layout)
     return jax.jit(
-        functools.partial(train_step, recipe),
-        in_shardings=(layout.replicated, layout.batch, layout.replicated),
-        out_shardings=(layout.replicated, layout.replicated),
+        step,
+        in_shardings=(places, layout.batch, layout.replicated),
+        out_shardings=(places, layout.replicated),
         donate_argnums=0,
     )
 
@@ -149,11 +203,15 @@ def compile_attack(recipe: Recipe, layout: Layout) -> Any:
 
     def attack(state, batch, key):
         prepared = prepare(recipe, batch, *jax.random.split(key), state.step)
-        found, _ = maximize(recipe, state.params, state.batch_stats, key, prepared)
+        weights = layout.whole(state.params)
+        found, _ = microbatches.maximize(
+            recipe, weights, state.batch_stats, key, prepared, layout=layout
+        )
         return found.attacked
 
+    places = train_state.shardings(recipe, layout)
     return jax.jit(
         attack,
-        in_shardings=(layout.replicated, layout.batch, layout.replicated),
-        out_shardings=layout.batch,
+        in_shardings=(places, layout.batch, layout.replicated),
+        out_shardings=layout.batch if recipe.microbatches == 1 else layout.microbatches,
     )

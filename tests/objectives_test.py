@@ -51,7 +51,7 @@ def views(clean, adversarial, objective, dtype=jnp.float32):
     """All that an objective may ask for, past every burn-in; the third logits lie between."""
     targets = divergences.target_probs(LABELS, 4, objective.label_smoothing, objective.smoothing)
     between = (clean + adversarial) / 2
-    return Views(
+    seen = Views(
         clean_logits=clean, adv_logits=adversarial, target_probs=targets.astype(dtype),
         labels=LABELS,
         other_logits={
@@ -59,8 +59,9 @@ def views(clean, adversarial, objective, dtype=jnp.float32):
         },
         robust_steps=jnp.array([0, 3, 10, 5, 7]), num_steps=10, epoch=jnp.int32(110),
         num_epochs=120, perturbation=pixels(2).astype(dtype),
-        clean_gradient=pixels(3).astype(dtype),
+        clean_gradient=pixels(3).astype(dtype), batch_size=len(LABELS),
     )  # fmt: skip
+    return dataclasses.replace(seen, weights=objective.batch_weights(seen))
 
 
 def moving(adversarial, clean, objective, dtype=jnp.float32):

@@ -73,7 +73,7 @@ def test_attack_records_each_of_its_passes_and_one_of_what_it_found():
     for images in (start, *(found.attacked["adversarial"] for found in iterates)):
         expected = forward(recipe, state, expected, images)
     np.testing.assert_allclose(means(stats), means(expected), rtol=1e-4, atol=1e-6)
-    assert found.updates == 4
+    assert recipe.attack_updates == 4
 
 
 def test_clean_pass_with_the_updated_weights_comes_last():
@@ -250,6 +250,7 @@ def test_dropout_in_the_attack_is_asked_for(active):
         (["attack.patience=(-1,)"], "must be 0 or more each"),
         (["attack.start=zero"], "has no gradient at the clean image"),
         (["optimizer.name=adam"], "has no effect on optimizer 'adam'"),
+        (["optimizer.name=lamb"], "has no effect on optimizer 'lamb'"),
     ],
 )
 def test_impossible_switches_are_one_line(overrides, message):

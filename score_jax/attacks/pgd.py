@@ -161,6 +161,11 @@ class PGD:
             Attacked(images=adversarial, robust_steps=robust_steps, carry=carry)
         )
 
+    def start_noise(self, key: Key, images: Array) -> Array:
+        """What `watch` draws with this key for its start, which is not 'zero'."""
+        start_key, _ = jax.random.split(key)
+        return self._draw(start_key, images)
+
     def _step_size(self, index, dtype):
         shares = len(self.step_schedule)
         if shares == 1:
@@ -178,13 +183,16 @@ class PGD:
     def _start(self, key, images, noise):
         if self.start == "zero":
             return images
-        if self.start == "normal":
-            if noise is None:
-                noise = jax.random.normal(key, images.shape, images.dtype)
-            return images + 0.001 * noise
         if noise is None:
-            noise = self.threat.noise(key, images.shape, images.dtype)
+            noise = self._draw(key, images)
+        if self.start == "normal":
+            return images + 0.001 * noise
         return self.threat.random_start(noise, images)
+
+    def _draw(self, key, images):
+        if self.start == "normal":
+            return jax.random.normal(key, images.shape, images.dtype)
+        return self.threat.noise(key, images.shape, images.dtype)
 
 
 def create(

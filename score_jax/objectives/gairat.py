@@ -74,17 +74,18 @@ class Gairat(Objective):
         return self.lambda_max - (epoch + 1) / num_epochs * (self.lambda_max - self.weight_lambda)
 
     def batch_weights(self, views: Views) -> Array:
-        """ω̂, f[b], of mean 1."""
+        """ω̂, of mean 1."""
         dtype = views.target_probs.dtype
         shift = self.lambda_at(jnp.asarray(views.epoch, dtype), views.num_epochs)
         kappa = views.robust_steps.astype(dtype)
         log_weights = LOG_WEIGHTS[self.weights](kappa, views.num_steps, shift)
-        weights = len(log_weights) * jax.nn.softmax(log_weights)
-        return jnp.where(jnp.asarray(views.epoch) < self.burn_in_epochs, 1, weights)
+        weights = log_weights.size * jax.nn.softmax(log_weights, axis=None)
+        weights = jnp.where(jnp.asarray(views.epoch) < self.burn_in_epochs, 1, weights)
+        return jax.lax.stop_gradient(weights)
 
     def outer(self, views):
         loss = cross_entropy(views.adv_logits, views.target_probs)
-        return jax.lax.stop_gradient(self.batch_weights(views).astype(loss.dtype)) * loss
+        return views.weights.astype(loss.dtype) * loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,8 @@ class Views:
       robust_steps: i32[b], see `attacks.Attacked`; None without an attack.
       num_steps: of the attack that counted them.
       epoch: i32[], from 0, or None where nothing depends on it; num_epochs: of the whole run.
+      batch_size: of the whole batch, of which these examples may be a part.
+      weights: f[b], what `Objective.batch_weights` says of these examples; None where it does.
       perturbation: f[b, h, w, c], adversarial minus clean images, a constant.
       clean_gradient: as in `Moving`, but of the outer clean pass and differentiable.
     """
@@ -61,6 +63,8 @@ class Views:
     num_steps: int = dataclasses.field(default=0, metadata=dict(static=True))
     epoch: Array | None = None
     num_epochs: int = dataclasses.field(default=1, metadata=dict(static=True))
+    batch_size: int = dataclasses.field(default=1, metadata=dict(static=True))
+    weights: Array | None = None
     perturbation: Array | None = None
     clean_gradient: Array | None = None
 
@@ -81,6 +85,8 @@ class Objective:
       needs_clean_logits: its attack compares with the clean prediction: one more forward pass.
       needs_gradient: its losses use the input gradient of the clean cross-entropy.
       takes_mixtures: its losses make sense for CutMix targets.
+      pairs_views: its outer loss compares each image's augmented views, which stand in equal parts
+        of the batch.
       label_smoothing, smoothing: how `target_probs` are made; see `divergences.target_probs`.
     """
 
@@ -88,6 +94,7 @@ class Objective:
     needs_clean_logits: ClassVar[bool] = False
     needs_gradient: ClassVar[bool] = False
     takes_mixtures: ClassVar[bool] = False
+    pairs_views: ClassVar[bool] = False
     label_smoothing: float = 0.0
     smoothing: str = "uniform"
 
@@ -104,8 +111,19 @@ class Objective:
         raise TypeError(f"{type(self).__name__} has no inner maximization")
 
     def outer(self, views: Views) -> Array:
-        """What the optimizer descends."""
+        """What the optimizer descends: of an example by itself (and its views), and `weights`."""
         raise NotImplementedError
+
+    def batch_weights(self, views: Views) -> Array | None:
+        """What only the whole batch can tell of each example, for `outer`; None: nothing.
+
+        Args:
+          views: without logits; of the whole batch, its examples along any number of axes.
+
+        Returns:
+          f, in the shape of `views.robust_steps`, a constant to differentiation.
+        """
+        return None
 
     @property
     def inners(self) -> dict[str, Callable[[Moving], Array]]:

@@ -60,6 +60,10 @@ class Trades(Objective):
     def forwards(self) -> tuple[str, ...]:
         return ("clean", "adversarial") + (("clean_again",) if self.clean_again else ())
 
+    @property
+    def pairs_views(self) -> bool:
+        return bool(self.consistency_weight)
+
     def inner(self, moving):
         if self.cutmix:
             return kl_from(moving.target_probs, moving.logits)
@@ -74,7 +78,7 @@ class Trades(Objective):
         clean = cross_entropy(views.clean_logits, views.target_probs)
         if self.cutmix:
             clean = clean - entropy(views.target_probs)
-        beta = self.beta / len(clean) if self.robust_mean else self.beta
+        beta = self.beta / views.batch_size if self.robust_mean else self.beta
         loss = clean + beta * self.robust(views)
         if self.consistency_weight:
             loss = loss + self.consistency_weight * self.inconsistency(views.adv_logits)
