@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from score_jax import (
     checkpoint,
+    compile_cache,
     distributed,
     evaluation,
     mesh,
@@ -29,13 +30,16 @@ from score_jax.train_loop import Loop
 LOGGER = logging.getLogger("score_jax")
 
 
-def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict[str, Any]:
+def train(
+    config: ConfigDict, folder: str, layout: Layout | None = None, *, keeps_programs: bool = False
+) -> dict[str, Any]:
     """Trains one model to its last step, going on where the folder's last checkpoint is.
 
     Args:
       config: one that `config.validate` accepts.
       folder: the run's own.
       layout: the devices; all of them unless given.
+      keeps_programs: whether compiled programs are kept in the folder, for the next start.
 
     Returns:
       Facts to print: steps, the best validation accuracy, the folder, the next command.
@@ -65,41 +69,44 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
     if primary:
         place.record(model_passes=passes)
 
-    # Compiled: keys cannot be put on devices of other processes.
-    init_key, *keys = jax.jit(
-        lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
-        out_shardings=layout.replicated,
-    )()
-    checkpoints = checkpoint.Checkpoints(place, config_lib.to_dict(config), config.checkpoint.keep)
-    outcome, step = "failed", None
-    try:
-        restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
-        if restored:
-            state, best, is_validated = restored.state, restored.best, restored.is_validated
-            LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
-        else:
-            weights = None
-            if start:
-                warm_start.remember(place, start, primary=primary)
-                LOGGER.info("beginning with the weights of %s", start.facts["path"])
-                weights = start.params, start.batch_stats
-            state = train_state.create(run.recipe, init_key, layout, weights)
-            best, is_validated = checkpoint.Best(), True
-        step = int(state.step)
-        is_finished = step == run.num_train_steps and is_validated
-        if not is_finished:
-            validation = evaluation.place(images, labels, config.validation.batch_size, layout)
-            loop = Loop(config, run, layout, place, checkpoints, validation, keys)
-            step, best, is_finished = loop.run(state, best, is_validated=is_validated)
-        outcome = "finished" if is_finished else "stopped"
-    except KeyboardInterrupt:  # While compiling, before there is a loop to stop.
-        outcome = "stopped"
-        raise
-    finally:
-        if primary:
-            with contextlib.suppress(OSError):  # A full disk: what failed first is told.
-                place.stop(outcome, step=step)
-        checkpoints.close()
+    with _programs(place, keeps_programs):
+        # Compiled: keys cannot be put on devices of other processes.
+        init_key, *keys = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
+            out_shardings=layout.replicated,
+        )()
+        checkpoints = checkpoint.Checkpoints(
+            place, config_lib.to_dict(config), config.checkpoint.keep
+        )
+        outcome, step = "failed", None
+        try:
+            restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
+            if restored:
+                state, best, is_validated = restored.state, restored.best, restored.is_validated
+                LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
+            else:
+                weights = None
+                if start:
+                    warm_start.remember(place, start, primary=primary)
+                    LOGGER.info("beginning with the weights of %s", start.facts["path"])
+                    weights = start.params, start.batch_stats
+                state = train_state.create(run.recipe, init_key, layout, weights)
+                best, is_validated = checkpoint.Best(), True
+            step = int(state.step)
+            is_finished = step == run.num_train_steps and is_validated
+            if not is_finished:
+                validation = evaluation.place(images, labels, config.validation.batch_size, layout)
+                loop = Loop(config, run, layout, place, checkpoints, validation, keys)
+                step, best, is_finished = loop.run(state, best, is_validated=is_validated)
+            outcome = "finished" if is_finished else "stopped"
+        except KeyboardInterrupt:  # While compiling, before there is a loop to stop.
+            outcome = "stopped"
+            raise
+        finally:
+            if primary:
+                with contextlib.suppress(OSError):  # A full disk: what failed first is told.
+                    place.stop(outcome, step=step)
+            checkpoints.close()
     if outcome == "stopped":
         LOGGER.info("stopped and saved at step %d; the same command goes on from there", step)
         raise KeyboardInterrupt
@@ -110,3 +117,7 @@ def train(config: ConfigDict, folder: str, layout: Layout | None = None) -> dict
         "best_validation_accuracy": best.score,
         "next": f"score-jax export --workdir={shlex.quote(str(place.path))}",
     }
+
+
+def _programs(place: workdir.Workdir, are_kept: bool) -> contextlib.AbstractContextManager:
+    return compile_cache.enabled(place.programs) if are_kept else contextlib.nullcontext()
