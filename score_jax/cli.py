@@ -30,6 +30,7 @@ from score_jax.compare_job import COMPARE
 from score_jax.doctor_job import DOCTOR
 from score_jax.interop_job import IMPORT
 from score_jax.official_autoattack_job import AUTOATTACK
+from score_jax.plan_job import PLAN
 from score_jax.prepare_job import DATA
 from score_jax.submit_job import SUBMIT
 from score_jax.trust_job import TRUST
@@ -80,8 +81,9 @@ def _run(label: str, job: Job, call: Call) -> int:
     try:
         writers.start_logging(call.log_level)
         with distributed.start(**cluster) if cluster else contextlib.nullcontext():
+            writers.CONSOLE.process = distributed.process_index()
             result = job.run(call)
-            if not distributed.is_several() or distributed.is_primary():
+            if writers.CONSOLE.process == 0:
                 _show(result)
         return 0
     except (UserError, OSError) as error:
@@ -169,7 +171,7 @@ def _train(call: Call) -> Any:
         writers.LOGGER.info(line)
     from score_jax import train
 
-    return train.train(resolved, str(folder))
+    return train.train(resolved, str(folder), keeps_programs=True)
 
 
 def _sweep(call: Call) -> Any:
@@ -278,6 +280,7 @@ JOBS = {
         _list,
         takes_words=True,
     ),
+    "plan": PLAN,
     "data": DATA,
     "doctor": DOCTOR,
 }

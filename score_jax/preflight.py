@@ -1,0 +1,231 @@
+"""Compiles the real training step from shapes alone and reads what it needs and does.
+
+Nothing is computed and no data is read, so that the devices need not be there.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from score_jax import config as config_lib
+from score_jax import hlo, train_state
+from score_jax.mesh import Layout
+from score_jax.recipe import Recipe
+from score_jax.topologies import Slice
+from score_jax.train_step import compile_step
+
+LOGGER = logging.getLogger("score_jax")
+# What XLA says of a TPU program that is too large, in its two forms.
+_TOO_LARGE = (
+    re.compile(r"\(([\d.]+)([BKMGT]?)\) exceeds available HBM \(([\d.]+)([BKMGT]?)\)"),
+    re.compile(r"Used ([\d.]+)([BKMGT]?) of ([\d.]+)([BKMGT]?) hbm"),
+)
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      state: of the training state, as it is sharded.
+      inputs: of everything that the step is given: the state and its part of the batch.
+      temporaries: of what lives during the step; 0 where XLA refused and told only `needed`.
+      program: of the machine code, where it lies in the same memory.
+      needed: of all together; what is updated in place counts once.
+      available: to a program; 0: unknown.
+    """
+
+    state: int
+    inputs: int = 0
+    temporaries: int = 0
+    program: int = 0
+    needed: int
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does, as far as is known."""
+        return not self.available or self.needed <= self.available
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """The compiled step.
+
+    Attributes:
+      program: what it does; None where XLA refused it.
+      seconds_lowering, seconds_compiling: what it took; is_kept: an earlier plan had done it.
+    """
+
+    memory: Memory
+    program: hlo.Program | None
+    seconds_lowering: float
+    seconds_compiling: float
+    is_kept: bool
+
+
+def batch_shapes(config: ConfigDict, recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as `data.pipeline` gives it, as shapes."""
+    loaded = config_lib.loaded_images(config)
+    return {
+        "images": jax.ShapeDtypeStruct((loaded, *recipe.classifier.image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((loaded,), jnp.int32),
+        "generated": jax.ShapeDtypeStruct((loaded,), jnp.bool_),
+    }
+
+
+def state_bytes(recipe: Recipe, layout: Layout) -> int:
+    """Of a training state on one device."""
+    return sum(
+        leaf.dtype.itemsize * _count(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(train_state.abstract(recipe, layout))
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def lower(config: ConfigDict, recipe: Recipe, layout: Layout) -> Any:
+    """The step that `train` runs, traced."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = train_state.abstract(recipe, layout)
+    return compile_step(recipe, layout).lower(state, batch_shapes(config, recipe), key)
+
+
+def compile_plan(
+    config: ConfigDict, recipe: Recipe, layout: Layout, place: Slice, kept_in: Path | None = None
+) -> Compiled:
+    """Lowers and compiles the step.
+
+    Args:
+      kept_in: folder of what earlier plans compiled. JAX's own cache writes programs for devices
+        that are not there, and cannot read them back.
+
+    Raises:
+      jax.errors.JaxRuntimeError: what XLA refuses for another reason than memory.
+    """
+    start = time.monotonic()
+    lowered = lower(config, recipe, layout)
+    lowering = time.monotonic() - start
+    LOGGER.info("lowered the step in %.1f s", lowering)
+
+    file = kept_in / f"{_fingerprint(lowered, place)}.json.gz" if kept_in else None
+    kept = _read(file)
+    if kept is None:
+        LOGGER.info(
+            "compiling it for %s (%d chips); seconds for a small network, 4 to 20 minutes on two "
+            "cores for a WideResNet",
+            place.name, place.num_chips,
+        )  # fmt: skip
+        start = time.monotonic()
+        kept = _compile(lowered)
+        kept["seconds"] = time.monotonic() - start
+        LOGGER.info("compiled it in %.0f s", kept["seconds"])
+        _write(file, kept)
+        is_kept = False
+    else:
+        LOGGER.info("compiled before, in %.0f s: %s", kept["seconds"], file)
+        is_kept = True
+    available = kept.get("available") or int(place.chip.memory)
+    state = state_bytes(recipe, layout)
+    return Compiled(
+        memory=Memory(state=state, available=available, **kept["memory"]),
+        program=hlo.read(kept["text"]) if kept["text"] else None,
+        seconds_lowering=lowering,
+        seconds_compiling=kept["seconds"],
+        is_kept=is_kept,
+    )
+
+
+def _compile(lowered: Any) -> dict[str, Any]:
+    """The text of the program and its memory, or what XLA says is too much."""
+    was_cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        numbers = out_of_memory(str(error))
+        if numbers is None:
+            raise
+        needed, available = numbers
+        return {"text": "", "memory": {"needed": needed}, "available": available}
+    finally:
+        jax.config.update("jax_enable_compilation_cache", was_cached)
+    stats = compiled.memory_analysis()
+    inputs, program = stats.argument_size_in_bytes, stats.generated_code_size_in_bytes
+    made = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    temporaries = stats.temp_size_in_bytes
+    memory = {
+        "inputs": inputs, "temporaries": temporaries, "program": program,
+        "needed": inputs + made + temporaries + program,
+    }  # fmt: skip
+    return {"text": compiled.as_text(), "memory": memory}
+
+
+def out_of_memory(message: str) -> tuple[int, int] | None:
+    """Bytes needed and available, where XLA's error says that a program is too large."""
+    for form in _TOO_LARGE:
+        if found := form.search(message):
+            needed, unit, available, other = found.groups()
+            return int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[other])
+    return None
+
+
+def cache_folder() -> Path:
+    """Where compiled plans are kept: $XDG_CACHE_HOME/score_jax/plans, or below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "score_jax/plans"
+
+
+def _fingerprint(lowered: Any, place: Slice) -> str:
+    """Of the traced program, where it shall run, and what compiles it."""
+    versions = "".join(_versions())
+    digest = hashlib.sha256(f"{place.name} {place.chip.kind} {versions}\n".encode())
+    digest.update(lowered.as_text().encode())
+    return digest.hexdigest()[:32]
+
+
+def _versions() -> Iterator[str]:
+    from importlib import metadata
+
+    for library in ("jax", "jaxlib", "libtpu"):
+        try:
+            yield f"{library} {metadata.version(library)} "
+        except metadata.PackageNotFoundError:
+            yield f"no {library} "
+    yield os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", "")
+
+
+def _read(file: Path | None) -> dict[str, Any] | None:
+    try:
+        return json.loads(gzip.decompress(file.read_bytes())) if file else None
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def _write(file: Path | None, kept: dict[str, Any]) -> None:
+    if file is None:
+        return
+    part = file.with_suffix(f".part{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(gzip.compress(json.dumps(kept).encode(), 3))
+        part.replace(file)
+    except OSError as error:
+        LOGGER.warning("the compiled plan is not kept: %s", error)
