@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from score_jax import attacks, models, objectives, overrides, weight_perturbation
+from score_jax import attacks, models, objectives, optimizers, overrides, weight_perturbation
 from score_jax.data import sources
 from score_jax.types import lookup
 
@@ -59,6 +59,14 @@ def _names(table: re.Match[str]) -> str:
     return ", ".join(getattr(attacks.pgd, table.group(1)))
 
 
+def _optimizers() -> Entries:
+    for name, kind in optimizers.OPTIMIZERS.items():
+        yield f"optimizer.name={name}", _summary(kind.__doc__)
+    for name, kind in optimizers.SCHEDULES.items():
+        yield f"schedule.name={name}", _summary(kind.__doc__)
+    yield "large_batch.reference_batch_size", _summary(optimizers.scaled.__doc__)
+
+
 def _models() -> Entries:
     for name, network in models.MODELS.items():
         yield name, _summary(network.build.__doc__)
@@ -106,6 +114,7 @@ def _docstring(file: Path) -> str:
 
 SECTIONS: dict[str, Callable[[], Entries]] = {
     "methods": _methods,
+    "optimizers": _optimizers,
     "models": _models,
     "datasets": _datasets,
     "attacks": _attacks,

@@ -1,7 +1,7 @@
 """What a config may hold: choices, bounds, and the mistakes that would make a wrong number."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -119,6 +119,7 @@ def validate(config: ConfigDict, reference: ConfigDict, train_size: int | None) 
                 "write 2/255"
             )
     _check_sizes(config, train_size)
+    _check_large_batch(fields)
     return _warnings(fields)
 
 
@@ -211,6 +212,42 @@ def _check_sizes(config: ConfigDict, train_size: int | None) -> None:
         )
 
 
+def _check_large_batch(fields: Mapping[str, Any]) -> None:
+    warmup, epochs = fields["large_batch.warmup_epochs"], fields["num_epochs"]
+    if warmup > epochs:
+        raise UserError(
+            f"config.large_batch.warmup_epochs={warmup} is longer than the run, num_epochs="
+            f"{epochs}; give fewer"
+        )
+
+
+def _optimizer_warnings(fields: Mapping[str, Any]) -> Iterator[str]:
+    name, momentum = fields["optimizer.name"], fields["optimizer.momentum"]
+    if fields.get("schedule.cycle_momentum") and momentum != 0.9:
+        yield (
+            f"config.optimizer.momentum={momentum} is not used: the schedule cycles the momentum; "
+            "set config.schedule.cycle_momentum=false"
+        )
+    elif name in ("adam", "lamb") and momentum != 0.9:
+        yield f"config.optimizer.momentum={momentum} is not used: {name}'s first moment has 0.9"
+    if name != "lars" and fields["optimizer.trust_coefficient"] != 0.001:
+        yield (
+            f"config.optimizer.trust_coefficient={fields['optimizer.trust_coefficient']} is not "
+            f"used: {name} has none; it is of optimizer 'lars'"
+        )
+    reference = fields["large_batch.reference_batch_size"]
+    if fields["large_batch.warmup_epochs"] and not reference:
+        yield (
+            f"config.large_batch.warmup_epochs={fields['large_batch.warmup_epochs']} is not used: "
+            "set config.large_batch.reference_batch_size, the batch that the rate was made for"
+        )
+    if reference and name in ("adam", "lamb"):
+        yield (
+            f"config.large_batch.reference_batch_size={reference} scales the rate by the batch, a "
+            f"rule for SGD; for {name} You et al. (2020) take the square root: write the rate out"
+        )
+
+
 def _warnings(fields: Mapping[str, Any]) -> list[str]:
     warnings = []
     eps = fields["eps"]
@@ -245,9 +282,4 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
                 f"config.{name}.step_size*num_steps={reach:.4g} cannot reach the boundary of the "
                 f"ball, eps={fields[f'{name}.eps']:.4g}, from the clean image"
             )
-    if fields.get("schedule.cycle_momentum") and fields["optimizer.momentum"] != 0.9:
-        warnings.append(
-            f"config.optimizer.momentum={fields['optimizer.momentum']} is not used: the schedule "
-            "cycles the momentum; set config.schedule.cycle_momentum=false"
-        )
-    return warnings
+    return [*warnings, *_optimizer_warnings(fields)]

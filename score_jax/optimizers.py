@@ -152,24 +152,122 @@ def create_rates(
         raise UserError(f"config.schedule (name={name!r}): {error}") from None
 
 
+def scaled(rates: Rates, factor: float, warmup_steps: float) -> Rates:
+    """The linear rule for large batches (Goyal et al. 2017): the rate grows with the batch.
+
+    The learning rate is the schedule's own at step 0 and `factor` times it from `warmup_steps` on;
+    between them the multiplier follows a line, changing with every step.
+
+    Args:
+      factor: batch size over the batch size that the schedule was made for.
+      warmup_steps: 0: `factor` times the schedule's rate at once.
+    """
+
+    def learning_rate(step):
+        done = jnp.asarray(step).astype(jnp.float32) / warmup_steps if warmup_steps > 0 else 1.0
+        return rates.learning_rate(step) * (1 + (factor - 1) * jnp.minimum(done, 1.0))
+
+    return dataclasses.replace(rates, learning_rate=learning_rate)
+
+
+Parts = tuple[optax.GradientTransformation, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What an optimizer is made of, beside its rates.
+
+    Attributes:
+      decay: adds weight_decay times the parameters, of the roles that decay.
+      kernels: a tree like the parameters: is it a kernel? Others have no layer-wise rate.
+      nesterov: momentum as Nesterov's; of SGD and LARS.
+      trust_coefficient: of LARS.
+    """
+
+    decay: optax.GradientTransformation
+    kernels: Any
+    nesterov: bool
+    trust_coefficient: float
+
+
+def sgd(rates: Rates, choices: Choices) -> Parts:
+    """Gradient descent with momentum and coupled weight decay, as PyTorch's."""
+    rule = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
+    return choices.decay, rule(
+        learning_rate=rates.learning_rate, momentum=rates.momentum, nesterov=choices.nesterov
+    )
+
+
+def adam(rates: Rates, choices: Choices) -> Parts:
+    """Adam with coupled weight decay and moments of 0.9 and 0.999, as PyTorch's."""
+    return choices.decay, optax.inject_hyperparams(optax.adam)(learning_rate=rates.learning_rate)
+
+
+def lars(rates: Rates, choices: Choices) -> Parts:
+    """LARS (You, Gitman, Ginsburg 2017), for large batches: each kernel has a rate of its own.
+
+    With g the gradient plus the coupled weight decay, a kernel w has λ = trust_coefficient·‖w‖/‖g‖
+    (1 where a norm is 0), BatchNorm and biases have λ = 1; v ← momentum·v + rate·λ·g; w ← w - v.
+    The paper's λ divides by the sum of both parts' norms; by the norm of their sum in Optax and in
+    the code of SimCLR.
+    """
+
+    def rule(learning_rate, momentum):
+        return optax.chain(
+            optax.masked(optax.scale_by_trust_ratio(
+                trust_coefficient=choices.trust_coefficient), choices.kernels),
+            optax.scale_by_learning_rate(learning_rate),
+            optax.trace(decay=momentum, nesterov=choices.nesterov),
+        )  # fmt: skip
+
+    rule = optax.inject_hyperparams(rule)
+    return choices.decay, rule(learning_rate=rates.learning_rate, momentum=rates.momentum)
+
+
+def lamb(rates: Rates, choices: Choices) -> Parts:
+    """LAMB (You et al. 2020), for large batches: Adam, and each kernel has a rate of its own.
+
+    With r Adam's step (moments of 0.9 and 0.999, eps 1e-6) and u = r + weight_decay·w, a kernel
+    moves by rate·‖w‖/‖u‖·u (rate·u where a norm is 0), BatchNorm and biases by rate·u. The decay
+    is not coupled: Adam does not divide it.
+    """
+
+    def rule(learning_rate):
+        return optax.chain(
+            optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-6),
+            choices.decay,
+            optax.masked(optax.scale_by_trust_ratio(), choices.kernels),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return (optax.inject_hyperparams(rule)(learning_rate=rates.learning_rate),)
+
+
+OPTIMIZERS: dict[str, Callable[[Rates, Choices], Parts]] = {
+    "sgd": sgd, "adam": adam, "lars": lars, "lamb": lamb
+}  # fmt: skip
+
+
 def create(
     rates: Rates, roles: Any, *, name: str = "sgd", nesterov: bool = True,
     weight_decay: float = 0.0, weight_decay_roles: tuple[str, ...] = ("kernel", "bias"),
     clip_norm: float = 0.0, trust_coefficient: float = 0.001,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """SGD or Adam as PyTorch's: coupled weight decay first, the rate last.
+    """The optimizer of config.optimizer; its update is to be added to the parameters.
 
     Args:
       rates: schedules of the learning rate and the momentum.
       roles: the classifier's, a tree like the parameters.
-      weight_decay: coefficient of the parameters added to the gradient.
+      name: one of `OPTIMIZERS`.
+      nesterov, trust_coefficient: as in `Choices`.
+      weight_decay: coefficient of the parameters added to the gradient (LAMB: to Adam's step).
       weight_decay_roles: which roles decay; the SCORE code spares 'batchnorm' only.
       clip_norm: global norm the gradient is clipped to first; 0 for none.
 
     Raises:
       UserError: unknown optimizer or role.
     """
-    lookup({"sgd": 0, "adam": 0}, "config.optimizer.name", name)
+    parts = lookup(OPTIMIZERS, "config.optimizer.name", name)
     for role in weight_decay_roles:
         lookup(
             dict.fromkeys(("kernel", "bias", "batchnorm")),
@@ -178,13 +276,13 @@ def create(
     if not math.isfinite(weight_decay) or weight_decay < 0:
         raise UserError(f"config.optimizer.weight_decay={weight_decay} must be 0 or more")
     mask = jax.tree.map(lambda role: role in weight_decay_roles, roles)
-    if name == "adam":
-        rule = optax.inject_hyperparams(optax.adam)(learning_rate=rates.learning_rate)
-    else:
-        sgd = optax.inject_hyperparams(optax.sgd, static_args=("nesterov",))
-        rule = sgd(learning_rate=rates.learning_rate, momentum=rates.momentum, nesterov=nesterov)
+    choices = Choices(
+        decay=optax.add_decayed_weights(weight_decay, mask),
+        kernels=jax.tree.map(lambda role: role == "kernel", roles),
+        nesterov=nesterov,
+        trust_coefficient=trust_coefficient,
+    )
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.add_decayed_weights(weight_decay, mask),
-        rule,
+        *parts(rates, choices),
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from score_jax import attacks, models, objectives, optimizers
+from score_jax import attacks, microbatches, models, objectives, optimizers
 from score_jax import config as config_lib
 from score_jax import overrides as overrides_module
 from score_jax.attacks.apgd import SMALLEST_NUM_CLASSES
@@ -73,8 +73,14 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return overrides_module.apply(config, overrides)
 
 
-def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> models.Classifier:
-    """The network of a config at one of `precision`'s three values."""
+def create_classifier(
+    config: ConfigDict, spec: DatasetSpec, precision: str, parts: int = 1
+) -> models.Classifier:
+    """The network of a config at one of `precision`'s three values.
+
+    Args:
+      parts: that a batch comes in; each holds its share of the BatchNorm groups.
+    """
     return models.create(
         config.model.name,
         num_classes=spec.num_classes,
@@ -83,7 +89,7 @@ def create_classifier(config: ConfigDict, spec: DatasetSpec, precision: str) -> 
         std=spec.std,
         precision=precision,
         remat=config.model.get("remat", False),
-        batchnorm_groups=config.batchnorm.groups,
+        batchnorm_groups=max(config.batchnorm.groups // parts, 1),
         batchnorm_unbiased=config.batchnorm.unbiased,
         dropout=config.model.get("dropout", 0.0),
         init=config.model.get("init", "torch"),
@@ -119,7 +125,14 @@ def build(config: ConfigDict) -> Run:
         steps_per_epoch=steps_per_epoch,
         momentum=config.optimizer.momentum,
     )
-    classifier = create_classifier(config, spec, config.precision.train)
+    if config.large_batch.reference_batch_size:
+        rates = optimizers.scaled(
+            rates,
+            config.data.batch_size / config.large_batch.reference_batch_size,
+            config.large_batch.warmup_epochs * steps_per_epoch,
+        )
+    parts = config.data.microbatches
+    classifier = create_classifier(config, spec, config.precision.train, parts)
     optimizer = {name: value for name, value in config.optimizer.items() if name != "momentum"}
     # The SCORE code counts floor(N / batch) + 1 updates an epoch here, whatever the loader has.
     loaded = config_lib.loaded_images(config)
@@ -127,7 +140,7 @@ def build(config: ConfigDict) -> Run:
     warmup = config.ema.warmup_fraction * config.num_epochs * updates_per_epoch
     recipe = Recipe(
         classifier=classifier,
-        attack_classifier=create_classifier(config, spec, config.precision.attack),
+        attack_classifier=create_classifier(config, spec, config.precision.attack, parts),
         objective=objective,
         attack=attack,
         attack_statistics=statistics,
@@ -146,11 +159,13 @@ def build(config: ConfigDict) -> Run:
         ema_decay=config.ema.decay,
         augmented_views=config.data.augmented_views,
         cutmix=config.data.cutmix,
+        microbatches=parts,
         ema_warmup_steps=warmup if config.ema.warmup_steps < 0 else config.ema.warmup_steps,
         steps_per_epoch=steps_per_epoch,
         num_epochs=config.num_epochs,
         log_every_steps=config.log.every_steps,
     )
+    microbatches.check(config, recipe)
     return Run(
         recipe=recipe,
         rates=rates,
@@ -239,9 +254,10 @@ def _check_combinations(config: ConfigDict, objective) -> None:
             f"config.attack.start=zero: what objective {name!r} attacks has no gradient at the "
             "clean image; start with 'uniform' or 'normal'"
         )
-    if config.optimizer.name == "adam" and config.schedule.get("cycle_momentum"):
+    if config.optimizer.name in ("adam", "lamb") and config.schedule.get("cycle_momentum"):
         raise UserError(
-            "config.schedule.cycle_momentum=true has no effect on optimizer 'adam'; set it to false"
+            "config.schedule.cycle_momentum=true has no effect on optimizer "
+            f"{config.optimizer.name!r}; set it to false"
         )
     if any(patience < 0 for patience in config.attack.patience):
         raise UserError(f"config.attack.patience={config.attack.patience} must be 0 or more each")

@@ -65,6 +65,7 @@ def test_a_recipe_replaces_a_section_and_mistakes_in_fields_are_refused():
         (["ema.warmup_fraction=1.5"], "config.ema.warmup_fraction=1.5 must be at most 1.0"),
         (["batchnorm.first_step_momentum=2"], "first_step_momentum=2.0 must be at most 1.0"),
         (["optimizer.weight_decay=-1"], "config.optimizer.weight_decay=-1.0 must be at least 0"),
+        (["large_batch.warmup_epochs=401"], "warmup_epochs=401.0 is longer than the run, num_epo"),
     ],
 )
 def test_the_impossible_is_refused_in_one_line(texts, message):
@@ -83,6 +84,8 @@ def test_the_impossible_is_refused_in_one_line(texts, message):
         ["schedule.learning_rate=0", "data.validation_size=1", "ema.warmup_fraction=1"],
         ["eps=0"],
         ["validation.attack.name=apgd-ce", "validation.attack.num_steps=3"],
+        ["optimizer.name=lars", "optimizer.trust_coefficient=0.02"],
+        ["large_batch.reference_batch_size=128", "large_batch.warmup_epochs=400"],
     ],
 )
 def test_the_unusual_is_allowed(texts):
@@ -96,8 +99,13 @@ def test_the_unusual_is_allowed(texts):
         (["eps=0.031"], "config.eps=0.031 looks like 8/255=0.031373 rounded"),
         (["norm=l2", "eps=128"], "config.eps=128 is large for l2"),
         (["optimizer.momentum=0.8"], "config.optimizer.momentum=0.8 is not used"),
+        (["optimizer.momentum=0.8", "optimizer.name=lamb", "schedule.cycle_momentum=false"],
+         "momentum=0.8 is not used: lamb's first moment has 0.9"),
+        (["optimizer.trust_coefficient=0.01"], "is not used: sgd has none"),
+        (["large_batch.warmup_epochs=5"], "set config.large_batch.reference_batch_size"),
+        (["large_batch.reference_batch_size=128", "optimizer.name=lamb"], "take the square root"),
     ],
-)
+)  # fmt: skip
 def test_the_doubtful_is_told(texts, warning):
     warnings = config_module.validate(changed(*texts))
     assert any(warning in line for line in warnings), warnings

@@ -56,6 +56,26 @@ def test_an_attack_of_autoattack_may_judge(monkeypatch):
         recipes.build(config)
 
 
+def test_a_large_batch_scales_the_rate_that_is_used_and_logged():
+    def built(*fields):
+        fields = ["data.batch_size=256", "schedule.unit=step", *fields]
+        run = recipes.build(config_lib.load("configs/digits_score.py", fields))
+        gradients = params = jax.tree.map(lambda _: jax.numpy.ones(()), run.recipe.classifier.roles)
+        optimizer = run.recipe.optimizer
+        updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+        return run, float(jax.tree.leaves(updates)[0])
+
+    own, own_update = built()
+    large, large_update = built("large_batch.reference_batch_size=64")
+    assert large_update == pytest.approx(4 * own_update)
+    warmup = f"large_batch.warmup_epochs={10 / own.steps_per_epoch}"
+    warmed, _ = built("large_batch.reference_batch_size=64", warmup)
+    for step, factor in ((0, 1), (5, 2.5), (10, 4), (30, 4)):
+        rate = float(own.rates.learning_rate(step))
+        assert float(warmed.rates.learning_rate(step)) == pytest.approx(factor * rate)
+        assert float(large.rates.learning_rate(step)) == pytest.approx(4 * rate)
+
+
 def test_l2_attack_is_the_one_of_the_score_code():
     attack = recipes.build(config_lib.load("configs/cifar10_score.py:threat=l2")).recipe.attack
     assert attack.step_size == pytest.approx(0.10039, abs=1e-5)
