@@ -124,12 +124,28 @@ def from_primary(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray):
         return np.asarray(multihost_utils.broadcast_one_to_all(value))
-    text = json.dumps(value).encode() if is_primary() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    block = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
-    block[: len(text)] = np.frombuffer(text, np.uint8)
-    block = np.asarray(multihost_utils.broadcast_one_to_all(block))
-    return json.loads(block[:size].tobytes())
+    return json.loads(_blocks(json.dumps(value) if is_primary() else "")[0])
+
+
+def from_all(value: Any) -> list[Any]:
+    """The values of all processes, in their order; called by all.
+
+    Args:
+      value: what JSON can say.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    return [json.loads(text) for text in _blocks(json.dumps(value))]
+
+
+def _blocks(text: str) -> list[str]:
+    """The texts of all processes."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    block = np.zeros(-(-int(sizes.max()) // _BLOCK) * _BLOCK, np.uint8)
+    block[: len(data)] = data
+    blocks = multihost_utils.process_allgather(block)
+    return [part[:size].tobytes().decode() for part, size in zip(blocks, sizes, strict=True)]
 
 
 def barrier(name: str, timeout_seconds: float = 600.0) -> None:
@@ -159,3 +175,8 @@ def agree_to_stop() -> None:
 def is_several() -> bool:
     """Did `start` join this process with others?"""
     return _peers is not None
+
+
+def process_index() -> int:
+    """This process's number, for messages; does not ask for a device."""
+    return _peers.cluster.process_id if _peers else 0

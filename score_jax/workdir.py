@@ -4,31 +4,31 @@ A folder belongs to one config. The same command again goes on in it; another co
 so is a folder that holds something else. Nothing is ever deleted that the run did not write.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from score_jax import config as config_module
+from score_jax import distributed
 from score_jax.types import UserError
+from score_jax.workdir_versions import git_state, library_versions
 
-LIBRARIES = (
-    "score_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets",
-    "array_record", "grain", "ml_collections", "numpy", "safetensors", "torch", "pyautoattack",
-)  # fmt: skip
 # A run goes on under other values of these: they change where and how it runs, not its numbers.
 MAY_CHANGE = (
     "data.dir", "data.prefetch", "data.microbatches", "log.", "checkpoint.", "model.remat", "mesh.",
     "watchdog.",
 )  # fmt: skip
+# How long a shared file system may take to show one host what another wrote (NFS: up to a minute).
+SHARED_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Workdir:
     @property
     def best(self) -> Path:
         return self.path / "checkpoints_best"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "compile_cache"
 
     @property
     def export(self) -> Path:
@@ -113,6 +117,11 @@ class Workdir:
             record["history"][-1].update(stop=_now(), outcome=outcome, **fields)
         write_json_atomic(self.run, record)
 
+    def newest_token(self) -> str | None:
+        """What tells the last start of several processes from all others; None without one."""
+        history = self._read_run().get("history") or [{}]
+        return history[-1].get("token")
+
     def _read_run(self) -> dict[str, Any]:
         try:
             return json.loads(self.run.read_text())
@@ -135,10 +144,11 @@ def open_workdir(
       config: the resolved config of the run.
       argv: the command line.
       devices: one description a device, for the record.
-      primary: whether this process writes; the others only check.
+      primary: whether this process writes; the others only check. All processes come here.
 
     Raises:
-      UserError: not writable, another config, or a folder of something else.
+      UserError: not writable, another config, a folder of something else, or not the same folder
+        in all processes.
     """
     if "://" in str(path):
         raise UserError(
@@ -146,22 +156,58 @@ def open_workdir(
             "and give the mounted folder"
         )
     workdir = Workdir(Path(path).expanduser().absolute())
-    _check_owner(workdir, config)
-    if not primary:
-        return workdir
+    if jax.process_count() > 1:
+        _open_together(workdir, config, argv, devices, primary)
+    else:
+        _check_owner(workdir, config)
+        if primary:
+            _begin(workdir, config, argv, devices)
+    return workdir
+
+
+def _begin(
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], **facts: Any
+) -> None:
     try:
         workdir.path.mkdir(parents=True, exist_ok=True)
         # First of all: it makes the folder recognisable, and proves that it is writable.
         write_json_atomic(workdir.config, config_module.to_dict(config))
         for folder in (workdir.logs, workdir.checkpoints, workdir.best):
             folder.mkdir(exist_ok=True)
-        _record_start(workdir, config, argv, devices)
+        _record_start(workdir, config, argv, devices, **facts)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
             f"workdir {workdir.path} is not writable ({reason}); use another --workdir"
         ) from error
-    return workdir
+
+
+def _open_together(
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], primary: bool
+) -> None:
+    """One process writes; the others see that it was in this very folder."""
+    hosts = distributed.from_all(platform.node())
+    token, failure = secrets.token_hex(8), None
+    if primary:
+        try:
+            _check_owner(workdir, config)
+            _begin(workdir, config, argv, devices, processes=len(hosts), hosts=hosts, token=token)
+        except UserError as error:
+            failure = error
+    token = distributed.from_primary("" if failure else token)
+    if failure:
+        raise failure
+    if not token:
+        raise UserError(f"process 0 on {hosts[0]} could not open --workdir; its line says why")
+    deadline = time.monotonic() + SHARED_SECONDS
+    while workdir.newest_token() != token:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process {jax.process_index()} on {platform.node()} does not see "
+                f"{workdir.path} of process 0 on {hosts[0]}; --workdir must be on a file system "
+                "that all hosts share"
+            )
+        time.sleep(0.2)
 
 
 def find_workdir(path: str | os.PathLike[str]) -> Workdir:
@@ -200,10 +246,10 @@ def _check_owner(workdir: Workdir, config: ConfigDict) -> None:
 
 
 def _record_start(
-    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str]
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], **facts: Any
 ) -> None:
     before = workdir._read_run()
-    start = dict(start=_now(), argv=list(argv), host=platform.node(), pid=os.getpid())
+    start = dict(start=_now(), argv=list(argv), host=platform.node(), pid=os.getpid(), **facts)
     workdir.record(
         argv=before.get("argv", list(argv)),
         config=config_module.to_dict(config),
@@ -235,31 +281,6 @@ def write_text_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def library_versions() -> dict[str, str]:
-    """The installed version of every library a number may depend on."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def git_state() -> dict[str, Any] | None:
-    """The commit of this source tree and whether files differ from it; None without git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return run.stdout.strip()
-
-    try:
-        return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _now() -> str:

@@ -1,6 +1,6 @@
 """What a run tells while it goes: metrics on disk, a bar on a terminal, lines in a log.
 
-Process 0 writes; on the others a `Writer` does nothing.
+Process 0 writes; on the others a `Writer` does nothing, and the console hears of trouble alone.
 """
 
 import collections
@@ -23,6 +23,8 @@ from score_jax.workdir import write_text_atomic
 
 LOGGER = logging.getLogger("score_jax")
 PROGRESS = logging.getLogger("score_jax.progress")  # Kept off a terminal that shows the bar.
+CLUSTER = logging.getLogger("score_jax.cluster")  # Its lines say themselves whose they are.
+LIBRARIES = ("absl", "orbax", "jax")  # They would tell each step of a save.
 
 
 class ConsoleHandler(logging.StreamHandler):
@@ -31,6 +33,7 @@ class ConsoleHandler(logging.StreamHandler):
     def __init__(self) -> None:
         logging.Handler.__init__(self)
         self.bar_is_shown = False
+        self.process = 0
 
     @property
     def stream(self) -> Any:
@@ -42,10 +45,14 @@ class ConsoleHandler(logging.StreamHandler):
             return False  # What a library raises is told once, by whoever catches it.
         if self.bar_is_shown and record.name == PROGRESS.name:
             return False
-        return own or record.levelno >= logging.WARNING
+        is_wanted = own and (self.process == 0 or record.name == CLUSTER.name)
+        return is_wanted or record.levelno >= logging.WARNING
 
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        if record.name == CLUSTER.name:
+            return super().format(record)
+        prefix = f"process {self.process}: " if self.process else ""
+        prefix += f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         return prefix + super().format(record)
 
 
@@ -60,6 +67,8 @@ def start_logging(level: str | None = None, file: Path | None = None) -> None:
     root = logging.getLogger()
     if level or LOGGER.level == logging.NOTSET:
         LOGGER.setLevel((level or "info").upper())
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(logging.WARNING)
     if CONSOLE not in root.handlers:
         root.addHandler(CONSOLE)
     files = [getattr(handler, "baseFilename", None) for handler in root.handlers]

@@ -17,8 +17,8 @@ FLOORS = {
     "config_rules overrides writers workdir command_line restricted_pickle stopping timing "
     "watchdog compile_cache hlo topologies distributed",
     2: "models attacks objectives data",
-    3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint recipes preflight "
-    "artifact warm_start",
+    3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint "
+    "recipes preflight artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
     "interop prepare evaluate report submit analysis catalog sweep trust plan doctor",
     5: "cli __main__",
@@ -29,7 +29,7 @@ NEIGHBOURS = {
     "config": {"config_rules", "overrides"},
     "config_rules": {"overrides"},
     "command_line": {"config_rules", "overrides"},
-    "workdir": {"config"},
+    "workdir": {"config", "distributed"},
     "writers": {"workdir"},
     "minimax": {"recipe"},
     "train_state": {"recipe"},
@@ -40,7 +40,7 @@ NEIGHBOURS = {
     "timing": {"compile_cache"},
     "stopping": {"distributed"},
     "checkpoint": {"train_state"},
-    "recipes": {"evaluation", "recipe"},
+    "recipes": {"evaluation", "microbatches", "recipe"},
     "preflight": {"model_passes", "recipes", "train_state", "train_step"},
     "export": {"interop"},
     "warm_start": {"artifact"},
