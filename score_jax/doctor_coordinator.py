@@ -15,6 +15,7 @@ from score_jax import doctor_meeting, doctor_storage, workdir
 from score_jax.doctor_finding import Finding, Machine, fine, remark, wrong
 from score_jax.doctor_meeting import Meeting, Visit
 
+SHARE = "give a --workdir on a file system that all hosts mount (NFS, Lustre, gcsfuse)"
 FORM = "write --coordinator=HOST:PORT, such as --coordinator=10.0.0.2:8476"
 SKEW = 1.0  # Seconds between two clocks that are worth a word,
 WRONG_SKEW = 30.0  # and that spoil logs, tokens and the times of files.
@@ -45,8 +46,7 @@ def is_loopback(address: str) -> bool:
 def coordinator(machine: Machine) -> Iterator[Finding]:
     """Is process 0 where the others look for it, and do all meet there?"""
     if not machine.coordinator:
-        text = "no --coordinator was given: one process alone, or as the cluster says"
-        yield remark("coordinator", text)
+        yield remark("coordinator", "none is needed for one process")
         return
     place = split(machine.coordinator)
     if place is None:
@@ -191,13 +191,20 @@ def _heard(machine: Machine, port: int, meeting: Meeting) -> Iterator[Finding]:
         if said["processes"] != count:
             text = f"process {index} counts {said['processes']} processes, process 0 counts {count}"
             yield wrong("processes", text, "give all the same --num_processes")
+    blind = sorted(index for index, sees in meeting.sees.items() if sees is False)
+    if blind:
+        text = f"process {', '.join(map(str, blind[:8]))} has another {machine.workdir}"
+        yield wrong("shared folder", text, SHARE)
+    elif not missing and meeting.sees and None not in meeting.sees.values():
+        yield fine("shared folder", f"{machine.workdir} is the same for all")
 
 
 def _as_other(machine: Machine, host: str, port: int) -> Iterator[Finding]:
     """What the others see: is process 0 there, and like them?"""
     said = doctor_meeting.introduction(machine.process_id, machine.num_processes, **_facts(machine))
     seconds = machine.patience if machine.num_processes > 1 else 0
-    visit = doctor_meeting.visit(host, port, said, seconds)
+    call = min(doctor_meeting.CALL, machine.patience)
+    visit = doctor_meeting.visit(host, port, said, seconds, call)
     if visit.error is not None:
         yield _cannot_reach(machine, host, port, visit.error)
     elif visit.answer is None:
@@ -258,12 +265,10 @@ def _alike(machine: Machine, visit: Visit) -> Iterator[Finding]:
         yield fine("same versions", "as on process 0")
     if (answer.get("recipe"), answer.get("overrides")) != (own["recipe"], own["overrides"]):
         yield wrong("same recipe", "process 0 was given another --config", "give all the same")
-    if file := answer.get("file"):
-        if doctor_meeting.sees(file, min(10, machine.patience)):
-            yield fine("shared folder", f"{Path(file).parent} is the one of process 0")
+    if visit.sees is not None:
+        folder = Path(answer["file"]).parent
+        if visit.sees:
+            yield fine("shared folder", f"{folder} is the one of process 0")
         else:
-            yield wrong(
-                "shared folder",
-                f"{Path(file).parent} is not the one of process 0: its file is not seen here",
-                "give a --workdir on a file system that all hosts mount (NFS, Lustre, gcsfuse)",
-            )
+            text = f"{folder} is not the one of process 0: its file is not seen here"
+            yield wrong("shared folder", text, SHARE)

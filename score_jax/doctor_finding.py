@@ -64,6 +64,7 @@ class Machine:
       packages: folders of installed libraries, in order; (): those of this interpreter.
       workdir, data_dir, recipe, overrides, coordinator: flags; '' or () where not given.
       num_processes, process_id: flags; 0 and -1 where not given.
+      cluster: flag: what tells the processes of each other.
       patience: seconds to wait for another process, a device, or a file system.
       facts: what a check learned that a later one may use.
     """
@@ -78,6 +79,7 @@ class Machine:
     coordinator: str = ""
     num_processes: int = 0
     process_id: int = -1
+    cluster: str = "auto"
     patience: float = 60.0
     facts: dict[str, Any] = field(default_factory=dict)
 

@@ -30,10 +30,10 @@ def doctor(call: Call) -> None:
         coordinator=call.coordinator,
         num_processes=call.num_processes,
         process_id=call.process_id,
+        cluster=call.cluster,
         patience=call.init_timeout if given else PATIENCE,
     )
-    role = f"process {call.process_id} of {call.num_processes}, " if call.num_processes else ""
-    print(fine("host", f"{role}{platform.node()}, {platform.platform()}"), flush=True)
+    print(fine("host", f"{platform.node()}, {platform.platform()}"), flush=True)
     failed = 0
     for finding in examine(machine, call.words):
         print(finding, flush=True)

@@ -5,6 +5,7 @@ tried before it starts: the name, the route, the firewall, the folder that all s
 it is in one line of JSON, and is answered by one.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -16,15 +17,21 @@ from pathlib import Path
 from typing import Any
 
 MOST = 65536  # Bytes of what another side says.
+KNOWN = {"doctor": int, "process": int, "processes": int, "host": str, "pid": int, "time": float}
 PAUSE = 0.2
 CALL = 5.0  # Seconds for one visit.
+LOOK = 10.0  # Seconds to find a file: network file systems remember that it was not there.
 
 
 @dataclass
 class Visit:
-    """How a visit went: the answer, or the error that the last attempt ended with."""
+    """How a visit went: the answer, or the error that the last attempt ended with.
+
+    sees: whether the file of process 0 is here; None where it has none.
+    """
 
     answer: dict[str, Any] | None = None
+    sees: bool | None = None
     error: OSError | None = None
     is_connected: bool = False
     seconds: float = 0.0
@@ -33,9 +40,10 @@ class Visit:
 
 @dataclass
 class Meeting:
-    """What process 0 heard: one entry a process, and who came that does not belong."""
+    """What process 0 heard: one entry a process, what each sees, and who does not belong."""
 
     heard: dict[int, dict[str, Any]] = field(default_factory=dict)
+    sees: dict[int, bool | None] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
 
 
@@ -71,45 +79,61 @@ def receive(server: socket.socket, answer: dict[str, Any], others: int, seconds:
       answer: what is said to each; its time is set when it is said.
     """
     meeting, deadline = Meeting(), time.monotonic() + seconds
-    while len(meeting.heard) < others and (left := deadline - time.monotonic()) > 0:
-        server.settimeout(left)
-        try:
-            connection, address = server.accept()
-        except TimeoutError:
-            break
-        with connection:
-            connection.settimeout(min(CALL, max(left, PAUSE)))
+    with contextlib.ExitStack() as guests:
+        waiting = []
+        while len(meeting.heard) < others and (left := deadline - time.monotonic()) > 0:
+            server.settimeout(left)
+            try:
+                connection, address = server.accept()
+            except TimeoutError:
+                break
+            guests.enter_context(connection)
+            connection.settimeout(CALL)
             said = _read(connection)
             if said is None:
                 meeting.strangers.append(str(address[0]))
+                connection.close()
                 continue
-            _say(connection, answer | {"time": time.time()})
-        known = meeting.heard.get(said["process"])
-        if known and (known["host"], known["pid"]) != (said["host"], said["pid"]):
-            meeting.strangers.append(f"{said['host']}, a second process {said['process']}")
-        meeting.heard[said["process"]] = said
+            with contextlib.suppress(OSError):  # It went away; what it says last is missing then.
+                _say(connection, answer | {"time": time.time()})
+            known = meeting.heard.get(said["process"])
+            if known and (known["host"], known["pid"]) != (said["host"], said["pid"]):
+                meeting.strangers.append(f"{said['host']}, a second process {said['process']}")
+            meeting.heard[said["process"]] = said
+            waiting.append((said["process"], connection))
+        for process, connection in waiting:
+            connection.settimeout(LOOK + CALL)
+            last = _read(connection)
+            meeting.sees[process] = last.get("sees") if last else None
     return meeting
 
 
-def visit(host: str, port: int, said: dict[str, Any], seconds: float) -> Visit:
-    """Visits process 0, again and again until it is there or `seconds` have passed."""
+def visit(host: str, port: int, said: dict[str, Any], seconds: float, call: float = CALL) -> Visit:
+    """Visits process 0, again and again until it is there or `seconds` have passed.
+
+    Args:
+      call: seconds that one attempt has.
+    """
     result, deadline = Visit(), time.monotonic() + seconds
     while True:
-        left = deadline - time.monotonic()
         begin = time.monotonic()
         try:
-            with socket.create_connection((host, port), timeout=max(PAUSE, min(CALL, left))) as own:
-                result.is_connected = True
+            with socket.create_connection((host, port), timeout=call) as own:
+                result.is_connected, result.error = True, None
                 result.seconds = time.monotonic() - begin
                 asked = time.time()
                 _say(own, said | {"time": asked})
                 result.answer = _read(own)
                 now = time.time()
+                if result.answer is not None:
+                    if file := result.answer.get("file"):
+                        result.sees = sees(file, min(LOOK, seconds))
+                    with contextlib.suppress(OSError):  # Process 0 waits no longer.
+                        _say(own, said | {"sees": result.sees})
             if result.answer is not None:
                 # Half of the way there and back is what the answer was under way.
                 result.skew = result.answer["time"] - (asked + now) / 2
                 return result
-            result.error = None
         except OSError as error:
             result.error = error
         if time.monotonic() + PAUSE >= deadline or result.is_connected and result.answer is None:
@@ -130,7 +154,7 @@ def _read(connection: socket.socket) -> dict[str, Any] | None:
                 break
             text += part
         words = json.loads(text)
-        if words["doctor"] == 1 and isinstance(words["process"], int):
+        if all(isinstance(words[name], kind) for name, kind in KNOWN.items()):
             return words
     except (OSError, ValueError, KeyError, TypeError):
         pass

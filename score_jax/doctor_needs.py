@@ -33,7 +33,7 @@ def of(machine: Machine) -> Need | None:
         try:
             machine.facts["need"] = _of_recipe(machine)
         except UserError as error:
-            machine.facts |= {"need": None, "problem": str(error)}
+            machine.facts.update(need=None, problem=str(error))
     return machine.facts.get("need")
 
 

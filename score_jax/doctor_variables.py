@@ -53,10 +53,10 @@ def xla_flags(machine: Machine) -> Iterator[Finding]:
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     code, _, errors = run_limited(command, environ, machine.patience)
     if code == 0:
-        yield fine("XLA_FLAGS", "all are known")
+        yield fine("flags of XLA", "all are known")
         return
     text, remedy = explain(errors) or (f"JAX fails with them: {last_line(errors)}", "take them out")
-    yield wrong("XLA_FLAGS", text, remedy)
+    yield wrong("flags of XLA", text, remedy)
 
 
 def jax_options(machine: Machine) -> Iterator[Finding]:
