@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(label: str, job: Job, call: Call) -> int:
-    cluster = {flag: getattr(call, flag) for flag in CLUSTER if flag in job.flags}
+    cluster = {flag: getattr(call, flag) for flag in CLUSTER if flag in job.flags and job.joins}
     if cluster and call.log_level != "debug":
         quiet_runtime(call)
     from score_jax import distributed, writers

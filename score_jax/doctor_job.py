@@ -50,4 +50,5 @@ DOCTOR = Job(
     ("workdir", "data_dir", "config", *CLUSTER),
     doctor,
     takes_words=True,
+    joins=False,
 )
