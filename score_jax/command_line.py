@@ -33,7 +33,7 @@ class Job:
     flags: tuple[str, ...]
     run: Callable[[Call], Any]
     takes_words: bool = False
-    joins: bool = True  # Of a job with the flags of CLUSTER: whether it runs as one process of them.
+    joins: bool = True  # Where it has the flags of CLUSTER: whether it runs as one of several.
 
     @property
     def all_flags(self) -> tuple[str, ...]:

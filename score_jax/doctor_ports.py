@@ -22,7 +22,9 @@ def own_name(machine: Machine) -> Iterator[Finding]:
         yield make("host name", f"{name} has no address ({error.strerror})", remedy)
         return
     text = f"{name} is {', '.join(found)}"
-    if machine.num_processes > 1 and all(map(is_loopback, found)):
+    place = split(machine.coordinator)
+    is_here = place and place[0] in ("localhost", "127.0.0.1", "::1")  # All processes are.
+    if machine.num_processes > 1 and not is_here and all(map(is_loopback, found)):
         text += ": on CPUs, processes of other machines cannot reach this one"
         yield remark("host name", text, remedy)
     else:

@@ -220,5 +220,7 @@ def test_a_name_without_an_address_is_told(monkeypatch):
     (line,) = lines(doctor_ports.own_name, place(1))
     assert line.startswith("!!  host name: no-such-host.invalid has no address")
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
-    (line,) = lines(doctor_ports.own_name, place(1))
+    assert lines(doctor_ports.own_name, place(1))[0].startswith("ok  host name: localhost is ")
+    machine = Machine(environ={}, coordinator="far:1", num_processes=2)
+    (line,) = lines(doctor_ports.own_name, machine)
     assert "processes of other machines cannot reach this one; give localhost its address" in line
