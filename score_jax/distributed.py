@@ -7,6 +7,8 @@ import collections
 import contextlib
 import json
 import os
+import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +20,12 @@ from score_jax import distributed_native as native
 from score_jax import distributed_peers as peers_lib
 from score_jax.distributed_cluster import find
 from score_jax.distributed_connect import Unreachable, connect
-from score_jax.distributed_peers import INTERRUPTED, RESTART, PeerFailure, Peers
+from score_jax.distributed_peers import RESTART, PeerFailure, Peers
 
-__all__ = ["INTERRUPTED", "RESTART", "PeerFailure"]  # For those who start and end a job.
+__all__ = ["RESTART", "PeerFailure"]  # For those who start and end a job.
 
 _BLOCK = 1024  # Text goes round in arrays of few sizes, so that few programs are compiled.
+_STOP_SECONDS = 300.0  # Two slow steps.
 _peers: Peers | None = None
 _visits: collections.Counter[str] = collections.Counter()
 
@@ -68,14 +71,14 @@ def start(
         yield
     except KeyboardInterrupt:
         if _peers.stop_is_agreed:
-            _close(INTERRUPTED)
+            _close()
         raise
-    _close(0)
+    _close()
 
 
-def _close(outcome: int) -> None:
+def _close() -> None:
     global _peers
-    _peers.close(outcome)
+    _peers.close()
     _peers = None
 
 
@@ -98,7 +101,9 @@ def peer_failure(error: BaseException) -> str | None:
         return str(error)
     if not peers_lib.is_peer_failure(error):
         return None
-    reason = " ".join(str(error).split())[:120]
+    _peers.wait_for_word()
+    closed = re.search(r"connection \w+ by peer", str(error), re.IGNORECASE)
+    reason = closed[0].lower() if closed else textwrap.shorten(str(error), 150)
     return f"{_peers.cluster}: {_peers.describe_loss(reason)}"
 
 
@@ -167,8 +172,14 @@ def stop_notice() -> bool:
 
 
 def agree_to_stop() -> None:
-    """All processes know that they stop: the interrupt that follows is everybody's."""
+    """All processes stop here: the interrupt that follows is everybody's.
+
+    Raises:
+      PeerFailure: one did not come; nothing that takes all of them, as a save does, would end.
+    """
     if _peers is not None:
+        _peers.hear_of_stop()
+        barrier("the stop", _STOP_SECONDS)
         _peers.stop_is_agreed = True
 
 

@@ -20,14 +20,14 @@ from score_jax.distributed_connect import probe
 LOGGER = logging.getLogger("score_jax.cluster")
 RESTART = os.EX_TEMPFAIL  # 75: the same command again goes on from the last checkpoint.
 REFUSED, INTERRUPTED = 2, 130
-LEFT, HEARD = "score_jax/left", "score_jax/heard"  # Keys of the coordination service.
-HOUR = 3600 * 1000
+# Keys of the coordination service.
+LEFT, HEARD, ALIVE = "score_jax/left", "score_jax/heard", "score_jax/alive"
+END_SECONDS = 600.0  # Of the last saves, which one process may have more of than another.
 GOES_ON = "the same command goes on from the last checkpoint"
 # What JAX's errors say where the reason is another process.
 SIGNS = re.compile(
-    r"gloo.*(fail|closed|reset|timed out|refused)|connection (closed|reset) by peer|socket closed"
-    r"|nccl.*(remote|system) ?error|coordination ?service|unhealthy|\[type.googleapis.com/tensorf"
-    r"|barrier (timed out|failed)|heartbeat",
+    r"gloo .*(failed|closed|reset|timed out|refused)|connection (closed|reset) by peer"
+    r"|nccl.*(remote|system) ?error|coordination ?service|tasks are unhealthy",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -48,68 +48,78 @@ class Peers:
         self.cluster, self._heartbeat = cluster, heartbeat_timeout
         self.notice = threading.Event()
         self.stop_is_agreed = False
-        self._alive = set(range(cluster.num_processes))
-        self._is_connected = False
+        # Of each process what it last said, and when that was.
+        self._heard: dict[int, tuple[str, float]] = {}
+        self._listener: threading.Thread | None = None
         self._ending = threading.Lock()
-        self._outcome: int | None = None  # Of a run that is over in all processes.
+        self._is_over = threading.Event()  # In all processes.
+        # Between questions; the coordinator of a large run has better things to do.
+        self._seconds = min(max(0.5, cluster.num_processes / 100), 5.0)
 
     def watch(self) -> None:
-        """Starts the threads; after `jax.distributed.initialize`."""
-        self._is_connected = True
-        for task in (self._hear_of_ends, self._hear_of_notices, self._count):
-            threading.Thread(target=task, name=task.__name__, daemon=True).start()
+        """Starts to listen; after `jax.distributed.initialize`."""
+        self._listener = threading.Thread(target=self._listen, name="peers", daemon=True)
+        self._listener.start()
 
-    def _wait_for(self, key: str) -> str | None:
-        """The value of a key when some process sets it; None when the service is gone."""
-        client = native.client()
-        while client is not None:
+    def _listen(self) -> None:
+        """Asks the coordination service every now and then; nothing that waits, nor outlives it."""
+        client, mine = native.client(), f"{ALIVE}/{self.cluster.process_id}"
+        turn, beats = 0, max(1, round(self._heartbeat / 8 / self._seconds))
+        while client is not None and not self._is_over.wait(self._seconds):
             try:
-                return client.blocking_key_value_get(key, HOUR)
-            except Exception as error:
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    return None
-        return None
+                if turn % beats == 0:
+                    client.key_value_set(mine, str(turn), allow_overwrite=True)
+                    for key, value in client.key_value_dir_get(ALIVE):
+                        self._hear_from(int(key.rpartition("/")[2]), value)
+            except jax.errors.JaxRuntimeError:
+                pass  # Whoever needs the service will hear of it.
+            self._hear_of_end(client)
+            if not self.notice.is_set() and _value(client, native.NOTICE) is not None:
+                self.hear_of_stop()
+            turn += 1
 
-    def _hear_of_ends(self) -> None:
-        text = self._wait_for(LEFT)
-        if text is None or self._outcome is not None:
+    def _hear_from(self, process: int, value: str) -> None:
+        if self._heard.get(process, ("", 0.0))[0] != value:
+            self._heard[process] = value, time.monotonic()
+
+    def _hear_of_end(self, client: Any) -> None:
+        text = _value(client, LEFT)
+        left = json.loads(text) if text else None
+        if left is None or left["process"] == self.cluster.process_id or self._is_over.is_set():
             return
-        left = json.loads(text)
-        if left["process"] == self.cluster.process_id:
-            return
-        with contextlib.suppress(Exception):
-            native.client().key_value_increment(HEARD, 1)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_increment(HEARD, 1)
         code = left["code"] if left["code"] in (REFUSED, INTERRUPTED) else RESTART
         how = f"ended: {left['message']}" if left["message"] else f"ended (code {left['code']})"
-        more = f"; {GOES_ON}" if code == RESTART else ""
+        more = f"; {GOES_ON}" if code == RESTART and GOES_ON not in how else ""
         self.end(code, f"process {left['process']} on {left['host']} {how}{more}")
 
-    def _hear_of_notices(self) -> None:
-        if self._wait_for(native.NOTICE) is not None:
+    def hear_of_stop(self) -> None:
+        """Says once that a stop was asked for."""
+        if not self.notice.is_set():
             self.notice.set()
-            LOGGER.info("SIGTERM: saving at the next step")
-
-    def _count(self) -> None:
-        """Keeps who is alive: the service answers when all have asked, or the silent are dead."""
-        everyone = list(range(self.cluster.num_processes))
-        while True:
-            try:
-                self._alive = set(native.client().get_live_nodes(everyone))
-            except Exception:
-                return
-            time.sleep(min(self._heartbeat / 4, 10.0))
+            LOGGER.info("%s: SIGTERM: saving at the next step", self.cluster)
 
     def lost(self, status: Any = None) -> None:
         """JAX's runtime has lost another process, or the coordinator: ends this one."""
-        if self._outcome is not None:
-            os._exit(self._outcome)
+        if self._is_over.is_set():
+            return  # In all processes: nothing is lost with the runtime.
         time.sleep(0.5)  # What the other said of its end, and who is alive, may be on its way.
         self.end(RESTART, self.describe_loss(f"no heartbeat for {self._heartbeat} s"))
+
+    def wait_for_word(self) -> None:
+        """An error came of another process: it may have said why, which then ends this one too."""
+        time.sleep(2 * self._seconds)
 
     def describe_loss(self, reason: str) -> str:
         """One line: who is gone."""
         mine, count = self.cluster.process_id, self.cluster.num_processes
-        gone = sorted(set(range(count)) - self._alive - {mine})
+        last = max((moment for _, moment in self._heard.values()), default=0.0)
+        gone = [
+            process
+            for process, (_, moment) in sorted(self._heard.items())
+            if process != mine and moment < last - self._heartbeat / 2
+        ]
         if mine and probe(*self.cluster.address):
             gone, reason = [0], "its coordinator is gone"
         elif count == 2:
@@ -137,23 +147,31 @@ class Peers:
         left = dict(
             process=self.cluster.process_id, host=socket.gethostname(), code=code, message=message
         )
-        client = native.client() if self._is_connected else None
+        client = native.client() if self._listener else None
         with contextlib.suppress(Exception):  # Without a client, or where another was first.
             client.key_value_set(LEFT, json.dumps(left))
             deadline = time.monotonic() + 3.0
             # The service ends with process 0: not before the others have heard.
             while self.cluster.process_id == 0 and time.monotonic() < deadline:
                 time.sleep(0.05)
-                if int(client.key_value_try_get(HEARD)) >= self.cluster.num_processes - 1:
+                if int(_value(client, HEARD) or 0) >= self.cluster.num_processes - 1:
                     break
         self.end(code)
 
-    def close(self, outcome: int) -> None:
+    def close(self) -> None:
         """The run is over in all processes: ends the runtime together."""
-        barrier(self, "end", 600.0)
-        self._outcome = outcome
-        flush()
-        jax.distributed.shutdown()
+        barrier(self, "end", END_SECONDS)
+        self._is_over.set()
+        self._listener.join()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.distributed.shutdown()
+
+
+def _value(client: Any, key: str) -> str | None:
+    try:
+        return client.key_value_try_get(key)
+    except jax.errors.JaxRuntimeError:  # Not set.
+        return None
 
 
 def barrier(peers: Peers, name: str, timeout_seconds: float) -> None:
@@ -181,8 +199,9 @@ def barrier(peers: Peers, name: str, timeout_seconds: float) -> None:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Does JAX say that the reason is another process?"""
-    return isinstance(error, jax.errors.JaxRuntimeError) and bool(SIGNS.search(str(error)))
+    """Does JAX say that the reason is another process? (Gloo's errors come as ValueError too.)"""
+    kinds = jax.errors.JaxRuntimeError | ValueError
+    return isinstance(error, kinds) and bool(SIGNS.search(str(error)))
 
 
 def flush() -> None:

@@ -34,7 +34,7 @@ class StopRequest:
         With several processes each may learn of it a moment apart: good for ending a wait, not for
         deciding what all have to do alike, which `poll` is for.
         """
-        return self._asked or distributed.stop_notice()
+        return self._asked or self._agreed or distributed.stop_notice()
 
     def poll(self) -> bool:
         """Stop now? The same answer in all processes, which call it equally often.
