@@ -136,7 +136,7 @@ class _Reader:
         self._loops: list[Loop] = []
         self._collectives: list[Collective] = []
         self._products: list[Product] = []
-        self._seen: set[tuple[str, tuple[Loop, ...]]] = set()
+        self._seen: set[tuple[str, str, tuple[Loop, ...]]] = set()
         self._bytes = self._cycles = 0
 
     def read(self) -> Program:
@@ -197,11 +197,14 @@ class _Reader:
                     self._count(inner, each, loops, times)
 
     def _communicate(self, computation, instruction, kind, loops, times) -> None:
-        # A TPU splits an asynchronous collective over several fusions that keep its channel.
-        channel = instruction.attribute("channel_id")
-        if channel and (channel, loops) in self._seen:
-            return
-        self._seen.add((channel, loops))
+        # A TPU spreads an asynchronous collective over several fusions, each with a copy of it.
+        if chain := hlo_costs.chain(instruction):
+            if (kind, chain, loops) in self._seen:
+                return
+            self._seen.add((kind, chain, loops))
+        # On a TPU a sum of which each device keeps a part is a fusion of this name.
+        if computation.name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
         given = sum(
             hlo_costs.size(computation.shape_of(operand)) for operand in instruction.operands
         )

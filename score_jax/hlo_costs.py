@@ -13,6 +13,7 @@ _FREE = {
 }  # fmt: skip
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _CONTRACTED = re.compile(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _WINDOW = re.compile(r"(\w+)=([\w\-]+)")
 # The library calls of a GPU: which of (operand 0, operand 1, result) are input, kernel and output.
 _LIBRARY_CONVOLUTIONS = {
@@ -232,6 +233,12 @@ def _fusion_traffic(fused: Computation, operands: list[int], results: int) -> in
         part = sliced.get(number) if number not in whole else None
         total += bytes_ if part is None else min(part, bytes_)
     return total
+
+
+def chain(instruction: Instruction) -> str:
+    """What the copies of one asynchronous collective of a TPU share; '' where there are none."""
+    found = _CHAIN.search(instruction.tail)
+    return f"{found.group(1)} {instruction.attribute('channel_id')}" if found else ""
 
 
 def group_size(instruction: Instruction) -> int:

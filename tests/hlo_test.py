@@ -118,6 +118,42 @@ def test_partners_of_a_collective(groups, size):
     assert hlo.collectives(written)[0].group == size
 
 
+ASYNCHRONOUS = """\
+HloModule jit_step
+
+%start (p: f32[8,4]) -> f32[8,16] {
+  %p = f32[8,4]{1,0} parameter(0)
+  ROOT %gather.0 = f32[8,16]{1,0} all-gather(%p), channel_id=1, replica_groups=[1,4]<=[4], \
+frontend_attributes={chain_id="0"}
+}
+
+%done (q: f32[8,4]) -> f32[8,16] {
+  %q = f32[8,4]{1,0} parameter(0)
+  ROOT %gather.1 = f32[8,16]{1,0} all-gather(%q), channel_id=1, replica_groups=[1,4]<=[4], \
+frontend_attributes={chain_id="0"}
+}
+
+%all-reduce-scatter (g: f32[8,16]) -> f32[8,4] {
+  %g = f32[8,16]{1,0} parameter(0)
+  %sum = f32[8,16]{1,0} all-reduce(%g), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %part = s32[] constant(0)
+  ROOT %mine = f32[8,4]{1,0} dynamic-slice(%sum, %part, %part), dynamic_slice_sizes={8,4}
+}
+
+ENTRY %main (w: f32[8,4]) -> f32[8,4] {
+  %w = f32[8,4]{1,0} parameter(0)
+  %begun = f32[8,16]{1,0} fusion(%w), kind=kCustom, calls=%start
+  %whole = f32[8,16]{1,0} fusion(%w), kind=kCustom, calls=%done
+  ROOT %new = f32[8,4]{1,0} fusion(%whole), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+
+
+def test_a_tpu_spreads_collectives_over_fusions():
+    seen = [(each.kind, each.bytes, each.group) for each in hlo.collectives(ASYNCHRONOUS)]
+    assert seen == [("all-gather", 4 * 128, 4), ("reduce-scatter", 4 * 128, 4)]
+
+
 LIBRARY = """\
 HloModule jit_step
 
