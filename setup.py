@@ -39,6 +39,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "gcs": ["gcsfs"],
+        # Compiles for TPUs on a machine that has none; Linux only.
+        "plan": ["libtpu"],
         "test": ["pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["score-jax=score_jax.cli:main"]},
