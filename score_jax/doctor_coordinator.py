@@ -83,7 +83,8 @@ def _unknown(host: str, error: OSError) -> Finding:
     return wrong(
         "coordinator",
         f"the name {host} is not known here ({error.strerror})",
-        "check its spelling, use its address, or (GKE) wait for the headless service and pod 0",
+        "check its spelling, give its address (SLURM: NodeAddr of scontrol show node), or (GKE) "
+        "wait for the headless service and pod 0",
     )
 
 

@@ -1,5 +1,6 @@
 """The doctor on environment variables: which are set, and which are left from somewhere else."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -31,6 +32,7 @@ TESTING = {
     "JAX_LOG_COMPILES": "the log fills with compilations",
 }
 OFF = ("", "0", "false", "False")
+ALL_PROCESSES = "pid:[4026531836]"  # The first namespace of processes; Linux fixes its number.
 SLURM_JOB = re.compile(r"job_(\d+)")
 
 
@@ -136,11 +138,12 @@ def slurm(machine: Machine) -> Iterator[Finding]:
 
 
 def _slurm_job_around(machine: Machine) -> str | None:
-    """The job that this process is in; '' where a step's daemon started it; None if in none."""
+    """The job that this process is in; '' where SLURM started it or none can tell; else None."""
     if match := SLURM_JOB.search(machine.read("/proc/self/cgroup")):
         return match.group(1)
-    if any(machine.at(name).exists() for name in ("/.dockerenv", "/run/.containerenv")):
-        return ""  # Its processes are hidden from a container.
+    with contextlib.suppress(OSError):
+        if os.readlink(machine.at("/proc/self/ns/pid")) != ALL_PROCESSES:
+            return ""  # Who started it is hidden from a container.
     pid, seen = str(os.getpid()), set()
     while pid != "0" and pid not in seen:
         seen.add(pid)

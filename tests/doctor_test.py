@@ -266,6 +266,13 @@ def test_a_process_in_its_job_step_has_no_stale_variables(tmp_path):
     assert "is in job 8" in lines(doctor_variables.slurm, machine)[0]
 
 
+def test_a_container_hides_who_started_a_process(tmp_path):
+    (tmp_path / "proc/self/ns").mkdir(parents=True)
+    (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026532000]")
+    machine = Machine(environ=IN_STEP, root=tmp_path)
+    assert lines(doctor_variables.slurm, machine) == ["ok  slurm: task 1 of 2 in step 0 of job 7"]
+
+
 def test_the_memory_of_the_container_counts(tmp_path):
     tree(tmp_path, {"/proc/meminfo": "MemTotal: 33554432 kB\nMemAvailable: 16777216 kB\n"})
     machine = Machine(environ={}, root=tmp_path)
