@@ -11,10 +11,7 @@ import pytest
 
 from score_jax import doctor, doctor_coordinator, doctor_meeting, doctor_ports
 from score_jax.doctor_finding import Machine
-
-
-def lines(check, machine):
-    return [str(finding) for finding in check(machine)]
+from tests.doctor_machines import lines
 
 
 def free_port():
@@ -171,6 +168,25 @@ def test_who_does_not_come_or_counts_otherwise_is_told(tmp_path):
     assert f"a firewall must let TCP port {port} in" in missing
     assert "!!  processes: process 1 counts 2 processes, process 0 counts 3" in other
     assert any("!!  same recipe: process 0 was given another --config" in line for line in said[1])
+
+
+def test_who_does_not_belong_is_told():
+    with doctor_meeting.open_port(0) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n\n")
+        others = []
+        for pid in (1, 2):
+            said = doctor_meeting.introduction(1, 3) | {"pid": pid}
+            others.append(socket.create_connection(("127.0.0.1", port)))
+            others[-1].sendall(json.dumps(said).encode() + b"\n")
+            others[-1].shutdown(socket.SHUT_WR)
+        answer = doctor_meeting.introduction(0, 3)
+        meeting = doctor_meeting.receive(server, answer, 2, seconds=0.5)
+    for other in others:
+        other.close()
+    host = socket.gethostname()
+    assert meeting.strangers == ["::ffff:127.0.0.1", f"{host}, a second process 1"]
 
 
 def test_a_process_0_of_another_kind_is_told(tmp_path):

@@ -11,10 +11,7 @@ from score_jax import doctor_clock, doctor_needs, doctor_storage
 from score_jax.data import builders
 from score_jax.doctor_finding import Machine
 from score_jax.doctor_storage import PROBE, Trial
-
-
-def lines(check, machine):
-    return [str(finding) for finding in check(machine)]
+from tests.doctor_machines import lines
 
 
 def need(**fields):
@@ -98,6 +95,13 @@ def test_a_mount_that_hangs_does_not_hang_the_doctor(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_storage, "try_out", lambda folder: time.sleep(5))
     (line, *_) = lines(doctor_storage.workdir, Machine(environ={}, workdir=str(tmp_path)))
     assert line.startswith(f"!!  workdir: {tmp_path}: no answer within 0 s; its server is gone")
+
+
+def test_slow_storage_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_storage, "try_out", lambda folder: Trial(7.0, 0.0))
+    (line, *_) = lines(doctor_storage.workdir, Machine(environ={}, workdir=str(tmp_path)))
+    assert line.startswith("--  workdir: ")
+    assert "but 64 KiB took 7.0 s; expect slow saves" in line
 
 
 def test_the_dataset_of_the_recipe_is_looked_for(tmp_path):
