@@ -128,7 +128,11 @@ restarts_of() { scontrol --oneliner show job "$1" | sed -n 's/.* Restarts=\([0-9
 has_state() { [ "$(state_of "$1")" = "$2" ]; }
 is_requeued() { [ "$(restarts_of "$job")" = "$1" ]; }
 # Steps of the whole file, as the first process tells them.
-steps_told() { cat "$output" 2> /dev/null | grep -c -E '^epoch .* step ' || true; }
+steps_told() {
+  local lines
+  lines="$(grep -c -E '^epoch .* step ' "$output" 2> /dev/null)" || true
+  echo "${lines:-0}"
+}
 told_more_than() { [ "$(steps_told)" -gt "$1" ]; }
 
 say "the cluster, in $folder"

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# What launch/tpu_vm.sh has each worker of a TPU VM do; it is copied there with the repository.
+#
+#   launch/tpu_worker.sh install [BUCKET]     Python, score_jax with libtpu, BUCKET at ~/bucket
+#   launch/tpu_worker.sh start ARGUMENTS...   `score-jax ARGUMENTS` in the background
+#   launch/tpu_worker.sh status               `none`, `running`, or the exit code of the last start
+#   launch/tpu_worker.sh stop                 SIGTERM: it saves and ends; --kill: SIGKILL
+#   launch/tpu_worker.sh logs [LINES]         the last lines
+#   launch/tpu_worker.sh ... --dry-run        print the commands of install or start, run nothing
+#
+# SCORE_JAX: the command to run, instead of the one of the repository's environment.
+# SCORE_JAX_STATE: where the pid, the exit code and the log are [~/.score_jax].
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/common.sh
+. "$root/launch/common.sh"
+
+opt_kill=""
+parse "" "kill" 1 "$@"
+state="${SCORE_JAX_STATE:-$HOME/.score_jax}"
+action="${own[0]:-}"
+
+# Runs a command, or prints it.
+run() { if [ -n "$opt_dry_run" ]; then quoted "$@"; else "$@"; fi; }
+is_running() { [ -s "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2> /dev/null; }
+
+install() {
+  local uv="$HOME/.local/bin/uv" list=/etc/apt/sources.list.d/gcsfuse.list
+  # The images come with Python 3.10.
+  [ -x "$uv" ] || run python3 -m pip install --user --quiet uv
+  run "$uv" python install 3.12
+  run env SCORE_JAX_EXTRAS="tpu,gcs,logs" PYTHON="$(! [ -x "$uv" ] || "$uv" python find 3.12 || true)" \
+    bash -c ". $(quoted "$root/launch/environment.sh")"
+  if [ $# -gt 0 ]; then
+    if ! command -v gcsfuse > /dev/null; then
+      run sudo bash -c "curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg \
+> /usr/share/keyrings/cloud.google.asc && . /etc/os-release && echo \"deb \
+[signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt \
+gcsfuse-\$VERSION_CODENAME main\" > $list && apt-get -qq update && apt-get -qq install -y gcsfuse"
+    fi
+    run mkdir -p "$HOME/bucket"
+    mountpoint -q "$HOME/bucket" 2> /dev/null || run gcsfuse --implicit-dirs "$1" "$HOME/bucket"
+  fi
+}
+
+start() {
+  local program=("$root/.venv/bin/score-jax")
+  [ -z "${SCORE_JAX:-}" ] || read -r -a program <<< "$SCORE_JAX"
+  if [ -n "$opt_dry_run" ]; then
+    quoted "${program[@]}" "$@"
+    return
+  fi
+  ! is_running || refuse "a run is going on here already; stop it first"
+  mkdir -p "$state"
+  rm -f "$state/pid" "$state/code" "$state/asked"
+  # A session of its own: it outlives the connection, and nobody else's signals reach it.
+  # shellcheck disable=SC2016
+  setsid bash -c 'state="$1"; shift
+"$@" & echo "$!" > "$state/pid"; wait "$!"; echo "$?" > "$state/code.new"
+mv "$state/code.new" "$state/code"' score-jax "$state" "${program[@]}" "$@" \
+    < /dev/null >> "$state/log" 2>&1 &
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ ! -s "$state/pid" ] || break
+    sleep 0.2
+  done
+}
+
+status() {
+  if [ -s "$state/code" ]; then
+    # A machine that is taken away sends SIGTERM too: then nobody asked for the stop.
+    if [ "$(cat "$state/code")" = "$STOPPED" ] && [ ! -e "$state/asked" ]; then
+      echo 143
+    else
+      cat "$state/code"
+    fi
+  elif is_running; then
+    echo running
+  elif [ -s "$state/pid" ]; then
+    echo 137 # The machine was started anew, or the shell that waits was killed too.
+  else
+    echo none
+  fi
+}
+
+case "$action" in
+  install) install ${job[@]+"${job[@]}"} ;;
+  start)
+    [ ${#job[@]} -gt 0 ] || refuse "no job; write $PROGRAM start train --config=..."
+    start "${job[@]}" ;;
+  status) status ;;
+  stop)
+    if ! is_running; then
+      say "nothing is running here"
+    elif [ -n "$opt_kill" ]; then
+      kill -KILL "$(cat "$state/pid")"
+    else
+      touch "$state/asked"
+      kill -TERM "$(cat "$state/pid")"
+    fi ;;
+  logs) tail -n "${job[0]:-40}" "$state/log" ;;
+  *) refuse "unknown action '$action'; known: install start status stop logs" ;;
+esac
