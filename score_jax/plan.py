@@ -14,6 +14,7 @@ from score_jax import config as config_lib
 from score_jax import (
     hlo,
     mesh,
+    microbatches,
     model_passes,
     plan_table,
     preflight,
@@ -62,6 +63,7 @@ def plan(config: ConfigDict, *, topology: str = "", out: str = "") -> Plan:
     layout = mesh.create(devices, fsdp=config.mesh.fsdp)
     per_version = "/config.data.cutmix" if config.data.cutmix else ""
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
+    microbatches.check(config, run.recipe, layout.num_devices)
     compiled = preflight.compile_plan(
         config, run.recipe, layout, place, kept_in=preflight.cache_folder()
     )
@@ -108,7 +110,7 @@ def facts_of(
         loops = hlo.attack_loops(program, num_steps)
         estimate = preflight_estimate.estimate(program, place, num_devices)
     situation = Situation(
-        config=config, place=place, num_devices=num_devices, batch_size=batch_size,
+        config=config, recipe=recipe, place=place, num_devices=num_devices, batch_size=batch_size,
         compiled=compiled, estimate=estimate, attack_loops=loops,
     )  # fmt: skip
     memory = dataclasses.asdict(compiled.memory)

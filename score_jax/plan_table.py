@@ -2,8 +2,6 @@
 
 from typing import Any
 
-GIB = 2**30
-
 
 def write(facts: dict[str, Any]) -> str:
     """The text of `score-jax plan`."""
@@ -33,10 +31,12 @@ def _what(facts):
     yield "Run", f"{facts['model']}, {facts['objective']}; {', '.join(options)}"
     devices = facts["num_devices"]
     each = f"{facts['images_a_device']:g} images each"
-    chips = f"{facts['num_chips']} chips"
+    chips = f"{facts['place']}, "
+    if ":" in facts["place"]:  # Of a slice the name does not tell how many.
+        chips += f"{facts['num_chips']} chips, "
     if devices != facts["num_chips"]:
-        chips += f", {devices} devices"
-    yield "Devices", f"{facts['place']}: {chips} ({facts['device_kind']}), {each}"
+        chips += f"{devices} devices, "
+    yield "Devices", f"{chips}{each}"
     kept = " by an earlier plan" if facts["compiled_before"] else ""
     yield (
         "Compiled",
@@ -46,19 +46,18 @@ def _what(facts):
 
 def _memory(facts):
     memory = facts["memory"]
-    needed = f"{memory['needed'] / GIB:.2f} GiB"
+    needed = _size(memory["needed"])
     if not memory["available"]:
         yield "Memory a device", f"{needed}; how much there is is not known"
     else:
         share = memory["needed"] / memory["available"]
         verdict = f"fits, {share:.0%}" if facts["fits"] else "DOES NOT FIT"
-        yield "Memory a device", f"{needed} of {memory['available'] / GIB:.2f} GiB: {verdict}"
-    parts = [f"state {memory['state'] / GIB:.2f}"]
+        yield "Memory a device", f"{needed} of {_size(memory['available'])}: {verdict}"
+    parts = {"state": memory["state"]}
     if memory["inputs"]:
-        parts.append(f"batch {max(memory['inputs'] - memory['state'], 0) / GIB:.2f}")
-        parts.append(f"temporaries {memory['temporaries'] / GIB:.2f}")
-        parts.append(f"program {memory['program'] / GIB:.2f}")
-    yield "", ", ".join(parts) + " GiB"
+        parts["batch"] = max(memory["inputs"] - memory["state"], 0)
+        parts |= {name: memory[name] for name in ("temporaries", "program")}
+    yield "", ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
 
 
 def _work(facts):
@@ -122,6 +121,11 @@ def _run(facts):
         f"{facts['steps']:,} steps, {facts['epochs']} epochs; {facts['validations']} validations "
         f"are {facts['validation_share']:.0%} of it; without input, saves and start",
     )
+
+
+def _size(value: float) -> str:
+    """Bytes as memory is told."""
+    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
 
 
 def _si(value: float) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from score_jax import hlo, preflight_estimate
+from score_jax import hlo, microbatches, preflight_estimate
 from score_jax.preflight import Compiled
 from score_jax.preflight_estimate import Estimate
+from score_jax.recipe import Recipe
 from score_jax.topologies import Slice, other_forms
+from score_jax.types import UserError
 
 GIB = 2**30
 ROOM = 0.9  # Of the memory, for a proposal: temporaries shrink a little less than the batch.
@@ -29,6 +31,7 @@ class Situation:
     """
 
     config: ConfigDict
+    recipe: Recipe
     place: Slice
     num_devices: int
     batch_size: int
@@ -53,12 +56,14 @@ def _make_it_fit(at: Situation) -> Iterator[str]:
     memory, config = at.compiled.memory, at.config
     now, room = config.data.microbatches, ROOM * memory.available
     rest = max(memory.needed - memory.state, 0)  # What grows with the batch.
-    for count in _microbatches(at):
-        if memory.state + rest * now / count <= room:
-            need = (memory.state + rest * now / count) / GIB
+    for count, groups in _microbatches(at):
+        need = memory.state + rest * now / count
+        if need <= room:
+            flag = f" --config.batchnorm.groups={groups} (other statistics)"
             yield (
-                f"--config.data.microbatches={count}{_groups_for(at, count)}: about {need:.1f} GiB"
-                " a chip, the same update"
+                f"--config.data.microbatches={count}"
+                f"{flag if groups != config.batchnorm.groups else ''}: about {need / GIB:.1f} GiB "
+                "a chip"
             )
             break
     if not config.model.remat:
@@ -83,18 +88,20 @@ def _make_it_fit(at: Situation) -> Iterator[str]:
             break
 
 
-def _microbatches(at: Situation) -> list[int]:
-    """More parts than now, each of which all devices can share."""
-    parts = range(at.config.data.microbatches + 1, at.batch_size // at.num_devices + 1)
-    return [n for n in parts if at.batch_size % (n * at.num_devices) == 0]
-
-
-def _groups_for(at: Situation, microbatches: int) -> str:
-    """Parts consist of whole BatchNorm groups."""
-    groups = at.config.batchnorm.groups
-    if groups % microbatches == 0:
-        return ""
-    return f" --config.batchnorm.groups={math.lcm(groups, microbatches)} (other statistics)"
+def _microbatches(at: Situation) -> Iterator[tuple[int, int]]:
+    """Numbers of parts, more than now, with the BatchNorm groups that they need."""
+    config = at.config.copy_and_resolve_references()
+    for count in range(config.data.microbatches + 1, at.batch_size // at.num_devices + 1):
+        recipe = dataclasses.replace(at.recipe, microbatches=count)
+        for groups in (math.lcm(at.config.batchnorm.groups, n * count) for n in (1, 2)):
+            config.batchnorm.groups = groups
+            try:
+                microbatches.check(config, recipe, at.num_devices)
+            except UserError:
+                continue
+            if config.data.batch_size % groups == 0:
+                yield count, groups
+                break
 
 
 def _use_the_memory(at: Situation) -> Iterator[str]:
@@ -147,7 +154,7 @@ def _speak_less(at: Situation) -> Iterator[str]:
             each.times * at.place.seconds(each.kind, each.bytes, each.group or at.num_devices)
             for each in inside
         )
-        cost = f" ({seconds:.2g} s of each step)" if seconds else ""
+        cost = f" ({seconds * 1000:.3g} ms of each step)" if seconds else ""
         if at.batch_size % groups == 0:
             yield (
                 f"--config.batchnorm.groups={groups}: statistics of each chip's images, so that "
@@ -178,6 +185,6 @@ def _multiply_faster(at: Situation) -> Iterator[str]:
     compute = preflight_estimate.estimate(faster, at.place, at.num_devices).compute
     if compute < (1 - MUCH) * at.estimate.compute and at.estimate.limit == "compute":
         yield (
-            f"--config.precision.attack=tf32: products of {compute:.3g} s a step instead of "
-            f"{at.estimate.compute:.3g} s; judge the result at float32"
+            f"--config.precision.attack=tf32: products of {compute * 1000:.3g} ms a step, not "
+            f"{at.estimate.compute * 1000:.3g}; judge the result at float32"
         )

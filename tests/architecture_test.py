@@ -41,7 +41,7 @@ NEIGHBOURS = {
     "stopping": {"distributed"},
     "checkpoint": {"train_state"},
     "recipes": {"evaluation", "microbatches", "recipe"},
-    "preflight": {"model_passes", "recipes", "train_state", "train_step"},
+    "preflight": {"evaluation", "microbatches", "recipe", "train_state", "train_step"},
     "export": {"interop"},
     "warm_start": {"artifact"},
     "interop": {"export", "torch_models"},
