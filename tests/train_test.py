@@ -1,6 +1,5 @@
 """The training job: resuming, stopping, devices, compilations, selection."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -154,64 +153,6 @@ def test_best_is_the_latest_of_the_best_validations(uninterrupted):
     assert np.any(saved["params"]["logits"]["kernel"] != live["params"]["logits"]["kernel"])
 
 
-def twenty_steps(config, layout, dtype):
-    run = recipes.build(config)
-    keys = jax.device_put(tuple(jax.random.split(jax.random.key(0))), layout.replicated)
-    state = train_state.create(run.recipe, keys[0], layout)
-    # Whatever the arithmetic of a step happens in; the sums for the log stay as they are.
-    parts = ("params", "batch_stats", "ema_params", "opt_state")
-    state = dataclasses.replace(
-        state,
-        **jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if leaf.dtype == np.float32 else leaf,
-            {name: getattr(state, name) for name in parts},
-        ),
-    )
-    step = train_step.compile_step(run.recipe, layout)
-    losses = []
-    for batch in pipeline.train_batches(config, 0, 20):
-        images = (batch["images"] / 255).astype(dtype)
-        local = layout.put_batch({"images": images, "labels": batch["labels"]})
-        state, sums = step(state, local, keys[1])
-        losses.append(sums["train/loss"].compute())
-    return jax.device_get(state), losses
-
-
-@pytest.mark.parametrize(
-    "objective, statistics, dtype",
-    [
-        ("score", "running", np.float32),
-        ("score", "batch", np.float64),
-        ("madry", "running", np.float32),
-        ("madry", "batch", np.float64),
-        ("gairat", "running", np.float32),  # Its weights are divided by their mean over the batch.
-    ],
-    ids=str,
-)
-def test_one_and_four_devices_agree(objective, statistics, dtype, data_dir):
-    """With batch statistics in the attack float64 shows it: in float32 a sum over the batch taken
-    in another order now and then turns the sign of a gradient that is nearly zero.
-    """
-    fields = [f"data.dir={data_dir}", "attack.num_steps=5", f"attack.statistics={statistics}"]
-    config = digits_config(*OVERRIDES, *fields)
-    if objective == "madry":
-        with config.unlocked():
-            config.objective = dict(
-                name="madry", keep_clean=True, label_smoothing=0.1, smoothing="uniform"
-            )
-    elif objective == "gairat":
-        with config.unlocked():
-            config.objective = dict(name="gairat", burn_in_epochs=0)
-    # Optax keeps its rates in float32.
-    with jax.enable_x64(dtype is np.float64), jax.numpy_dtype_promotion("standard"):
-        one, one_losses = twenty_steps(config, mesh.create(jax.devices()[:1]), dtype)
-        four, four_losses = twenty_steps(config, mesh.create(jax.devices()[:4]), dtype)
-    assert one_losses[0] != one_losses[-1]
-    np.testing.assert_allclose(one_losses, four_losses, atol=1e-5)
-    for a, b in zip(*map(jax.tree.leaves, (one, four)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-
-
 def test_whole_run_traces_the_step_once(data_dir, tmp_path, monkeypatch):
     traced = []
     original = train_step.train_step
@@ -241,7 +182,8 @@ def test_loss_that_is_no_number_ends_the_run_and_names_the_steps(data_dir, tmp_p
     config = digits_config(
         *OVERRIDES, f"data.dir={data_dir}", "schedule.learning_rate=1e30", "log.every_steps=2"
     )
-    with pytest.raises(UserError, match=r"train/loss became (nan|inf) between steps \d+ and \d+"):
+    broken = r"the (update|gradient|loss) is no finite number in step \d+ .* from step 0; in a new"
+    with pytest.raises(UserError, match=broken):
         train.train(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert not list((tmp_path / "run" / "checkpoints_best").iterdir())
@@ -254,7 +196,7 @@ def test_weights_that_are_no_numbers_are_never_saved(data_dir, tmp_path):
     config = digits_config(
         *OVERRIDES, f"data.dir={data_dir}", "schedule.learning_rate=1e30", "log.every_steps=100"
     )
-    with pytest.raises(UserError, match=r"weights became (nan|inf) between steps 0 and 6; .* new"):
+    with pytest.raises(UserError, match=r"no finite number in step [0-5] .* from step 0; in a new"):
         train.train(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert not list((tmp_path / "run" / "checkpoints_best").iterdir())
