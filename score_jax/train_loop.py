@@ -180,8 +180,7 @@ class Loop:
     def _check(self, state: TrainState) -> None:
         """Writes what is pending, and refuses to go on with weights that are no numbers."""
         self._flush()
-        if "health" in state.sums:  # TEMPORARY
-            metrics.check(state.sums["health"], self._saved_step)
+        metrics.check(state.sums["health"], self._saved_step)
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every_steps = every_epochs * self._run.steps_per_epoch
@@ -231,8 +230,7 @@ class Loop:
         epoch = step / self._run.steps_per_epoch
         self._writer.write(step, epoch, values)
         self._writer.progress(step, epoch, values)
-        if "health" in sums:  # TEMPORARY
-            metrics.check(sums["health"], self._saved_step)
+        metrics.check(sums["health"], self._saved_step)
         if self._config.checkpoint.every_minutes:
             minutes = (time.monotonic() - self._saved_time) / 60
             # Clocks differ, and all processes save at the same step.

@@ -65,10 +65,14 @@ def _health(
     """Of one step. Counts rather than conjunctions: XLA adds them up with the other sums."""
 
     def none(*wrong: Array):
-        return sum(each.sum(dtype=jnp.float32) for each in wrong) == 0
+        return sum((each.sum(dtype=jnp.float32) for each in wrong), jnp.float32(0)) == 0
 
     def finite(tree):
         return none(*(~jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)))
+
+    def measurable(tree):
+        # Weights of 1e30 are numbers still; what they break first is the next step's attack.
+        return none(*(~jnp.isfinite(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
     images, labels = batch["images"], batch["labels"]
     wrong = [(labels < 0) | (labels >= recipe.num_classes)]
@@ -80,7 +84,7 @@ def _health(
         attack=finite(prepared.attacked),
         loss=finite(descent.loss),
         gradient=finite(descent.gradients),
-        update=finite(new),
+        update=measurable(new),
     )
 
 
