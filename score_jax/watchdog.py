@@ -25,6 +25,7 @@ import contextlib
 import faulthandler
 import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -32,10 +33,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from score_jax import watchdog_guard
+
 EXIT_CODE = os.EX_TEMPFAIL  # 75: start the same command again.
 STEP = "training"
 FIRST_PATIENCE = 3.0  # Times `minutes`, where nothing tells yet how long it takes.
 PATIENCE = {"compiling": 12.0}  # The same where what came before tells nothing.
+GUARD_SECONDS = 3.0  # A busy machine may keep a thread waiting so long.
 REPORT_SECONDS = 30.0  # A disk that does not answer must not keep the process from ending.
 
 
@@ -56,9 +60,9 @@ class Watchdog:
     compilation. Only time in which this process could run counts: a machine that slept, or a
     process that was stopped and continued (SIGSTOP, `scontrol suspend`), is not stuck.
 
-    Not seen: a library that holds Python's interpreter lock for ever, since no thread of Python
-    runs then. In a run of several processes the others are stuck too and end, and the runtime's
-    heartbeat then ends this one.
+    Where no thread of Python can run (a library keeps the interpreter's lock), a small second
+    process kills this one, with its stacks in the log, after `FIRST_PATIENCE` times `minutes`; its
+    exit code is then that of SIGKILL (see `watchdog_guard`; on Linux).
 
     Args:
       minutes: the shortest silence that counts; 0 turns the watchdog off.
@@ -81,10 +85,13 @@ class Watchdog:
         self._saved: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._guard: subprocess.Popen | None = None
 
     def __enter__(self) -> "Watchdog":
         self.alive()
         if self._seconds > 0:
+            with contextlib.suppress(OSError):  # A log that cannot be written: no second line.
+                self._start_guard()
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
@@ -93,6 +100,11 @@ class Watchdog:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        if self._guard is not None:
+            faulthandler.unregister(watchdog_guard.STACKS_SIGNAL)
+            self._stacks.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guard.communicate(timeout=REPORT_SECONDS)
 
     def beat(self, step: int) -> None:
         """A training step is done."""
@@ -135,12 +147,37 @@ class Watchdog:
             # Where this thread slept longer than it asked for, the whole process was stopped.
             silent += min(now - last, 2 * self._tick)
             last = now
+            self._tell_guard()
             if self._activity is not seen:
                 silent, seen = 0.0, self._activity
             if silent > seen.limit:
                 self._end(seen, silent)
 
+    def _start_guard(self) -> None:
+        if not Path("/proc/self/stat").exists():
+            return
+        seconds = max(FIRST_PATIENCE * self._seconds, GUARD_SECONDS)
+        line = (
+            f"process {self._process} of {self._num_processes}: no thread of Python could run for "
+            f"{_write_seconds(seconds)}; what each was doing is in {self._log}; killed: the same "
+            "command goes on from the last checkpoint"
+        )
+        self._stacks = self._log.open("a")
+        faulthandler.register(watchdog_guard.STACKS_SIGNAL, self._stacks, all_threads=True)
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog_guard.__file__, str(os.getpid()), str(seconds),
+             str(self._tick), line, str(self._log)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def _tell_guard(self) -> None:
+        if self._guard is not None:
+            with contextlib.suppress(OSError):  # It is gone: somebody killed it.
+                os.write(self._guard.stdin.fileno(), b".")
+
     def _end(self, activity: Activity, silent: float) -> None:
+        if self._guard is not None:
+            self._guard.stdin.close()  # This thread runs: the guard is not needed.
         line = self._describe(activity, silent)
         reports = [
             threading.Thread(target=report, args=(line,), daemon=True)
@@ -151,6 +188,8 @@ class Watchdog:
         deadline = time.monotonic() + REPORT_SECONDS
         for report in reports:
             report.join(max(0.0, deadline - time.monotonic()))
+        if self._num_processes > 1:
+            time.sleep(2 * self._tick)  # The others end with this one: let them write theirs.
         os._exit(EXIT_CODE)  # Not sys.exit: the main thread would never hear of it.
 
     def _describe(self, activity: Activity, silent: float) -> str:

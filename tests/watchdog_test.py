@@ -117,11 +117,34 @@ for step in range(40):
     assert out.endswith("39\ndone\n")
 
 
+# A call of C through PyDLL keeps the interpreter's lock.
+LOCKED = """
+import ctypes
+def keeps_the_lock():
+    ctypes.PyDLL(None).sleep(60)
+watchdog.beat(3)
+keeps_the_lock()"""
+
+
+def test_a_process_whose_interpreter_is_locked_is_killed(tmp_path):
+    process = start(tmp_path / "log", LOCKED)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out) == (-signal.SIGKILL, "")
+    assert "process 1 of 4: no thread of Python could run for 3.0 s" in error
+    text = (tmp_path / "log").read_text()
+    assert "in keeps_the_lock" in text and "no thread of Python" in text
+
+
+MUTE = """
+import os, score_jax.watchdog
+score_jax.watchdog.REPORT_SECONDS = 0.5
+os.remove(sys.argv[1])
+os.mkfifo(sys.argv[1])  # Nobody reads: opening it waits for ever.
+stuck_in_a_collective()"""
+
+
 def test_a_log_that_does_not_answer_does_not_keep_the_process(tmp_path):
-    log = tmp_path / "log"
-    os.mkfifo(log)  # Nobody reads: opening it waits for ever.
-    body = "import score_jax.watchdog\nscore_jax.watchdog.REPORT_SECONDS = 0.5\n"
-    process = start(log, body + "stuck_in_a_collective()")
+    process = start(tmp_path / "log", MUTE)
     _, error = process.communicate(timeout=30)
     assert process.returncode == EXIT_CODE
     assert "nothing happened" in error
