@@ -41,7 +41,8 @@ setup(
         "gcs": ["gcsfs"],
         # Compiles for TPUs on a machine that has none; Linux only.
         "plan": ["libtpu"],
-        "test": ["pytest", "pytest-xdist", "ruff"],
+        # kubeflow-trainer-api carries the types of JobSet and Kubernetes.
+        "test": ["pytest", "pytest-xdist", "ruff", "kubeflow-trainer-api"],
     },
     entry_points={"console_scripts": ["score-jax=score_jax.cli:main"]},
 )

@@ -35,7 +35,7 @@ quoted() {
 }
 
 parse() {
-  local valued=" $1 " switches=" $2 dry_run help " count="$3" word name value
+  local valued=" ${1//$'\n'/ } " switches=" $2 dry_run help " count="$3" word name value
   shift 3
   while [ $# -gt 0 ]; do
     word="$1"
