@@ -5,7 +5,6 @@ is free when it ends. The same command again goes on where each one stopped.
 """
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import mesh, overrides, sweep_table, workdir
+from score_jax import distributed_cluster, mesh, overrides, sweep_stages, sweep_table
 from score_jax.data import sources
+from score_jax.distributed_peers import RESTART
 from score_jax.overrides import Setting
 from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
 from score_jax.types import UserError
@@ -33,6 +33,7 @@ SINGLE_THREADED = {
 }
 EXAMPLES = 100  # Test images that AutoAttack sees, unless more are asked for.
 POLL = 0.2
+STARTS = 4  # Of a setting that asks to be started again.
 MOST_JOBS = 4  # Each takes a gigabyte of memory.
 PATIENCE = 120.0  # Seconds that a setting has to save when it is asked to stop.
 
@@ -132,6 +133,7 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
         after all the others are done and the table is printed.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every running setting has stopped.
     """
+    _check_alone()
     settings = sweep.settings()
     _have_data([sweep.config(setting) for setting in settings])
     logs = Path(sweep.workdir) / "logs"
@@ -155,6 +157,16 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
     return table
 
 
+def _check_alone() -> None:
+    """Refuses to begin as one process of several: each would run the whole sweep in one folder."""
+    if found := distributed_cluster.find(os.environ):
+        raise UserError(
+            f"a sweep is run by one process, and this is {found} ({found.source}); train one "
+            "setting a job with score-jax train --sweep_index=I (--sweep of the launchers), then "
+            "give this command to a single process: it goes on with what is trained"
+        )
+
+
 def _have_data(configs: Sequence[Any]) -> None:
     """Prepares the datasets that come with a library, and refuses to begin without the others."""
     from score_jax import prepare
@@ -176,17 +188,18 @@ def run_setting(sweep: Sweep, index: int) -> str:
     """Runs the stages of one setting that are not done, in this process; returns its folder."""
     from score_jax import evaluate, export, official_autoattack, train
 
+    _check_alone()
     setting = sweep.setting(index)
     folder, config = sweep.folder(setting), sweep.config(setting)
     judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
     with _interrupted_by_sigterm():
-        if not _is_trained(folder, config):
+        if not sweep_stages.is_trained(folder, config):
             train.train(config, str(folder))
-        if not _is_exported(folder):
+        if not sweep_stages.is_exported(folder):
             export.export(str(folder))
-        if not _is_judged(folder, PGD, config, sweep.num_examples):
+        if not sweep_stages.is_judged(folder, PGD, config, sweep.num_examples):
             evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
-        if not _is_judged(folder, AUTOATTACK, config, sweep.num_examples):
+        if not sweep_stages.is_judged(folder, AUTOATTACK, config, sweep.num_examples):
             official_autoattack.run(
                 str(folder), **judge, backend=sweep.backend, name=AUTOATTACK, set_aside_other=True
             )
@@ -203,41 +216,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _is_trained(folder: Path, config: Any) -> bool:
-    """Whether a run with this config ended here; another config is for `train` to refuse."""
-    place = workdir.Workdir(folder)
-    if not place.config.exists():
-        return False
-    there = config_module.to_dict(place.read_config())
-    other = config_module.differences(there, config_module.to_dict(config))
-    if any(not line.startswith(workdir.MAY_CHANGE) for line in other):
-        return False
-    history = _read(place.run).get("history") or [{}]
-    return history[-1].get("outcome") == "finished"
-
-
-def _is_exported(folder: Path) -> bool:
-    place = workdir.Workdir(folder)
-    spec = place.export / "model.json"
-    return spec.exists() and spec.stat().st_mtime >= place.metrics.stat().st_mtime
-
-
-def _is_judged(folder: Path, name: str, config: Any, num_examples: int) -> bool:
-    place = workdir.Workdir(folder)
-    model = _read(place.export / "model.json")
-    result = _read(place.eval(name) / "result.json")
-    size = sources.DATASETS[config.data.name].split_sizes["test"]
-    return (
-        bool(result)
-        and result.get("model_sha256") == model["sha256"]["model.safetensors"]
-        and result.get("num_examples") == (num_examples or size)
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def _ended(
     sweep: Sweep, settings: Sequence[Setting], logs: Path, jobs: int
 ) -> Iterator[tuple[Setting, int]]:
@@ -246,25 +224,31 @@ def _ended(
     Closed early, it asks the children to stop and waits for them.
     """
     environment = _environment(jobs)
-    waiting = list(enumerate(settings))
-    running: list[tuple[Setting, subprocess.Popen[bytes]]] = []
+    waiting = [(index, 1) for index in range(len(settings))]
+    running: list[tuple[int, int, subprocess.Popen[bytes]]] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                index, setting = waiting.pop(0)
-                with (logs / f"{setting.name}.log").open("wb") as log:
+                index, start = waiting.pop(0)
+                log_file = logs / f"{settings[index].name}.log"
+                with log_file.open("wb" if start == 1 else "ab") as log:
                     # A session of its own: Ctrl-C reaches this process alone, which passes it on.
                     child = subprocess.Popen(
                         sweep.command(index), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                         env=environment, start_new_session=True,
                     )  # fmt: skip
-                running.append((setting, child))
+                running.append((index, start, child))
             time.sleep(POLL)
-            for entry in [entry for entry in running if entry[1].poll() is not None]:
+            for entry in [entry for entry in running if entry[2].poll() is not None]:
                 running.remove(entry)
-                yield entry[0], entry[1].returncode
+                index, start, child = entry
+                if child.returncode == RESTART and start < STARTS:
+                    LOGGER.info("%s asks to be started again", settings[index].name)
+                    waiting.insert(0, (index, start + 1))
+                else:
+                    yield settings[index], child.returncode
     finally:
-        _stop([child for _, child in running])
+        _stop([child for _, _, child in running])
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:

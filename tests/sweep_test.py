@@ -83,6 +83,26 @@ def test_one_that_fails_does_not_stop_the_others(recipe, children, tmp_path, cap
     assert [line.split() for line in lines[2:5]] == [[name, *["-"] * 6] for name in "abc"]
 
 
+def test_one_that_asks_for_it_is_started_again(recipe, children, tmp_path):
+    _, plan = children
+    plan["codes"][1] = 75
+    with pytest.raises(UserError, match="1 of 3 settings failed: method=b"):
+        sweep.run(Sweep(recipe=recipe, workdir=str(tmp_path / "w")))
+    log = (tmp_path / "w" / "logs" / "method=b.log").read_text()
+    assert log == sweep.STARTS * "what went wrong\n\n"
+
+
+def test_one_process_of_several_runs_no_sweep(recipe, monkeypatch, tmp_path):
+    step = dict(SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1", SLURM_STEP_NODELIST="n[3-4]")
+    for name, value in {**step, "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    whole = Sweep(recipe=recipe, workdir=str(tmp_path / "w"))
+    for run in (lambda: sweep.run(whole), lambda: sweep.run_setting(whole, 0)):
+        with pytest.raises(UserError, match=r"this is process 1 of 2 \(SLURM job 7\); train one"):
+            run()
+    assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_so_many_run_at_a_time(recipe, children, tmp_path, jobs):
     marks, plan = children
