@@ -15,6 +15,7 @@ from score_jax import (
     distributed,
     evaluation,
     mesh,
+    microbatches,
     model_passes,
     recipes,
     train_state,
@@ -53,6 +54,7 @@ def train(
     layout = layout or mesh.create(fsdp=config.mesh.fsdp)
     per_version = "/config.data.cutmix" if config.data.cutmix else ""
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
+    microbatches.check(config, run.recipe, layout.num_devices)
     pipeline.open_training_data(config)
     images, labels = pipeline.validation_images(config)
     # A run that goes on has its weights in its checkpoint: the first ones may be gone by then.
