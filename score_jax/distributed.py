@@ -67,6 +67,8 @@ def start(
     with native.telling_of_losses(_peers.lost):
         connect(place, init_timeout, heartbeat_timeout)
     _peers.watch()
+    if jax.default_backend() == "cpu":
+        native.without_chatter()
     try:
         yield
     except KeyboardInterrupt:

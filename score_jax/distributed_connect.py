@@ -20,6 +20,7 @@ PROBE_SECONDS = 3.0
 # An earlier run of the same command may be on its way out.
 PORT_SECONDS = 20.0
 SHUTDOWN_SECONDS = 30
+UNKNOWN = "no host is called"
 
 
 class Unreachable(Exception):
@@ -116,11 +117,10 @@ class _Wait:
             pause = min(2 * pause, 1.0)
 
     def _give_up(self, reason: str | None) -> None:
-        line = (
-            f"{self._cluster}: gave up after {self._seconds:.0f} s (--init_timeout): "
-            f"{reason or 'not all processes came'}; {_remedy(self._cluster)}"
-        )
-        raise UserError(line) if reason and reason.startswith("no host") else Unreachable(line)
+        line = f"{self._cluster}: gave up after {self._seconds:.0f} s (--init_timeout): "
+        if reason and reason.startswith(UNKNOWN):
+            raise UserError(f"{line}{reason}; mend the name in --coordinator, or in the DNS")
+        raise Unreachable(f"{line}{reason or 'too late'}; {_remedy(self._cluster)}")
 
 
 def _remedy(cluster: Cluster) -> str:
@@ -138,7 +138,7 @@ def probe(host: str, port: int) -> str | None:
         with socket.create_connection((host, port), timeout=PROBE_SECONDS):
             return None
     except socket.gaierror:
-        return f"no host is called {host}"
+        return f"{UNKNOWN} {host}"
     except ConnectionRefusedError:
         return f"nothing listens at {host}:{port} yet; process 0 is not started, or runs elsewhere"
     except TimeoutError:
@@ -182,13 +182,11 @@ def _go_past_proxies(host: str) -> None:
 
 def _who_is_here(cluster: Cluster) -> str:
     if cluster.process_id:
-        return "process 0 is there, others are not"
+        return "the coordinator answers, but not all processes are there"
     count = cluster.num_processes
     addresses = connected_to(cluster.address[1])
-    if not addresses:
-        return "no other process is connected yet"
-    hosts = ", ".join(sorted(set(addresses))[:8])
-    return f"{min(len(addresses), count)} of {count} are connected, from {hosts}"
+    hosts = ", ".join(sorted(set(addresses))[:8]) or "nowhere"
+    return f"{min(len(addresses), count)} of {count} have come, from {hosts}"
 
 
 def connected_to(port: int, tables: Path = Path("/proc/net")) -> list[str]:

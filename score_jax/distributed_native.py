@@ -6,6 +6,8 @@ others by an abort in C++ instead of by one line.
 
 import contextlib
 import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,3 +74,18 @@ def client() -> Any:
     except ImportError:
         return None
     return getattr(global_state, "client", None)
+
+
+def without_chatter() -> None:
+    """Gloo greets each process on C++'s standard output, which is where results are printed.
+
+    Python's output gets a descriptor of its own, and the first one leads nowhere.
+    """
+    if sys.stdout is not sys.__stdout__ or sys.stdout.fileno() != 1:
+        return
+    sys.stdout.flush()
+    own = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = sys.__stdout__ = own

@@ -58,6 +58,15 @@ def idle(index: int, stop: StopRequest) -> None:
     time.sleep(100)
 
 
+def deaf(index: int, stop: StopRequest) -> None:
+    """Hears of a stop, and goes on."""
+    say("running")
+    while not stop.requested:
+        time.sleep(0.05)
+    say("heard")
+    time.sleep(100)
+
+
 def forever(index: int, stop: StopRequest) -> None:
     """Collectives in two nested loops, both polled, until a stop."""
     step = 0

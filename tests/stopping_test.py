@@ -1,0 +1,55 @@
+"""A stop that is asked for: heard at once, answered between two turns, alike in all processes."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from score_jax.stopping import StopRequest
+from tests.pods import Pod
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_asks_and_the_second_interrupts(number):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with StopRequest() as stop:
+        assert not stop.requested and not stop.poll()
+        os.kill(os.getpid(), number)
+        assert stop.requested and stop.poll() and stop.poll()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            signal.pause()  # The interrupt comes here at the latest.
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(index, number):
+    with Pod("forever") as pod:
+        pod.wait_for("step 4")
+        pod.processes[index].send_signal(number)
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [130, 130]
+    stopped = [re.search(r"stopped (\d+) True", end.out)[1] for end in ended.values()]
+    assert stopped[0] == stopped[1]
+    for end in ended.values():
+        assert end.errors.count("SIGTERM: saving at the next step") == 1
+        # Nothing but that: the second line is the one that says it is connected.
+        assert len(end.errors.splitlines()) == 4, end.errors
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_all_at_once():
+    with Pod("deaf") as pod:
+        pod.wait_for("running")
+        pod.processes[1].send_signal(signal.SIGINT)
+        pod.processes[1].stdout.readline()
+        pod.processes[1].send_signal(signal.SIGINT)
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [130, 130]
+    assert max(end.seconds for end in ended.values()) < 20
+    assert "process 0 of 2: process 1 on" in ended[0].errors
