@@ -105,6 +105,7 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
       Exception: it cannot be read; Orbax and TensorStore raise nearly everything.
     """
+    checkpoint_store.drop_late_callbacks()
     # As numpy, so that a run saved on many devices loads on one.
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder))
     state = ocp.PyTreeCheckpointHandler().restore(

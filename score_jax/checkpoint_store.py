@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,17 @@ from score_jax.types import UserError
 
 LOGGER = logging.getLogger("score_jax")
 UNFINISHED = ".orbax-checkpoint-tmp"
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EROFS: "make the folder writable",
+    errno.EACCES: "give this user its rights",
+    errno.EPERM: "give this user its rights",
+    errno.EIO: "look after the disk",
+    errno.ESTALE: "mount the storage again",
+    errno.ENOTCONN: "mount the storage again",
+}
 
 
 def steps(folder: Path) -> list[int]:
@@ -38,6 +50,40 @@ def remove_unfinished(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def drop_late_callbacks() -> None:
+    """Keeps standard error free of TensorStore's traces of arrays whose save or read was given up.
+
+    The first failure ends Orbax's event loop, and those of the other arrays come later; Python
+    writes each as an exception that nobody can catch.
+    """
+    previous = sys.unraisablehook
+    if getattr(previous, "drops_late_callbacks", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    hook.drops_late_callbacks = True
+    sys.unraisablehook = hook
+
+
+def _barrier(processes: set[int] | None) -> Callable[..., None]:
+    """Where the processes wait for each other in the background: not one whose save has failed.
+
+    Orbax lets it wait too, for others that wait for its part: twenty minutes, and nobody is told.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn(processes=processes)
+
+    def barrier(*, key: str, timeout_ms: int) -> None:
+        failure = sys.exc_info()[1]  # This thread is on its way out, in a `finally` of Orbax.
+        if failure is not None and threading.current_thread() is not threading.main_thread():
+            raise failure
+        wait(key=key, timeout_ms=timeout_ms)
+
+    return barrier
+
+
 class Store:
     """The checkpoints in one folder: one save at a time, the newest `keep` are kept."""
 
@@ -45,17 +91,19 @@ class Store:
         self, folder: Path, keep: int, before_commit: Callable[[], None] = lambda: None
     ) -> None:
         """`before_commit` runs in the background, on process 0; what it raises fails the save."""
+        drop_late_callbacks()
         self.folder = folder
         self._before_commit = before_commit
         self._step: int | None = None  # Of the save that began last.
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        processes = jax.process_count()
-        # With the processes named, Orbax waits for them without a program on the devices, which
-        # in a background thread could run in another order than on another host.
+        # With the processes named, Orbax waits for them without a program on the devices.
+        everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
         together = ocp.options.MultiprocessingOptions(
-            active_processes=set(range(processes)) if processes > 1 else None,
-            barrier_sync_key_prefix=folder.name,
+            active_processes=everybody, barrier_sync_key_prefix=folder.name
+        )
+        background = ocp.AsyncOptions(
+            post_finalization_callback=self._seal, barrier_sync_fn=_barrier(everybody)
         )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -63,7 +111,7 @@ class Store:
             enable_async_checkpointing=True,
             single_host_load_and_broadcast=True,  # One list of steps, also where folders lag.
             multiprocessing_options=together,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=background,
         )
         handlers = {
             "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=together),
@@ -162,9 +210,11 @@ class Store:
             self.wait()
         except Exception as error:
             LOGGER.error("%s", error)
-        with contextlib.suppress(Exception):
-            self._manager.wait_until_finished()  # Raises once in each thread what is told above.
-        self._manager.close()
+        if self._failure is not None and jax.process_count() > 1:
+            return  # The others wait for this process, and would keep it; it has to end.
+        with contextlib.suppress(Exception):  # Orbax repeats what is told above.
+            self._manager.close()
+        self._clean_up()
 
     def _seal(self) -> None:
         self._before_commit()
@@ -176,9 +226,13 @@ class Store:
             with self._explained(self._step):
                 self._manager.wait_until_finished()
         except Exception as error:
-            if jax.process_count() == 1:  # Elsewhere others may be writing; the next start does it.
-                remove_unfinished(self.folder)
             self._failure = error
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Frees the room of a failed save; beside others, who may be writing, the next start does."""
+        if self._failure is not None and jax.process_count() == 1:
+            remove_unfinished(self.folder)
 
     def _check_room(self, state: Any) -> None:
         """Refuses to begin a save that cannot end; all processes agree."""
@@ -195,16 +249,17 @@ class Store:
         except UserError:
             raise
         except Exception as error:
-            reason = _storage_failure(error)
+            reason, remedy = _storage_failure(error)
             if reason is None:
                 raise
             raise UserError(
                 f"checkpoint {self.folder / str(step)} could not be written ({reason}); the "
-                "earlier ones are whole: make room, then give the same command again"
+                f"earlier ones are whole: {remedy}, then give the same command again"
             ) from error
 
 
-def _storage_failure(error: BaseException) -> str | None:
-    """What the storage refused, in a few words, out of TensorStore's long message; else None."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-    return next((os.strerror(code) for code in codes if os.strerror(code) in str(error)), None)
+def _storage_failure(error: BaseException) -> tuple[str | None, str]:
+    """What the storage refused, in a few words, out of TensorStore's long message; and a remedy."""
+    found = (code for code in REMEDIES if os.strerror(code) in str(error))
+    code = next(found, None)
+    return (None, "") if code is None else (os.strerror(code), REMEDIES[code])
