@@ -230,7 +230,7 @@ class Store:
             self._clean_up()
 
     def _clean_up(self) -> None:
-        """Frees the room of a failed save; beside others, who may be writing, the next start does."""
+        """Frees the room of a failed save; where others may be writing, the next start does."""
         if self._failure is not None and jax.process_count() == 1:
             remove_unfinished(self.folder)
 

@@ -1,5 +1,8 @@
 """Checkpoints: what is kept, what comes back, what a save in the background may not change."""
 
+import errno
+import os
+import resource
 import shutil
 import time
 
@@ -184,23 +187,49 @@ def test_missing_checkpoints_are_refused(run, which, weights, message):
         checkpoint.load_for_export(run, which, weights)
 
 
-def test_full_disk_in_the_background_is_one_line(run, monkeypatch):
+def test_a_save_that_the_storage_refuses_is_one_line(run, capfd):
     saved = checkpoint.Checkpoints(run, {}, keep=2)
     saved.save(state_at(1), checkpoint.Best(), is_validated=True)
     saved.wait()
-
-    def full(folder):
-        raise ValueError("RESOURCE_EXHAUSTED: a/b/c: No space left on device [os_error_code='28']")
-
-    monkeypatch.setattr(checkpoint.checkpoint_store.checkpoint_digests, "write", full)
-    saved.save(state_at(2), checkpoint.Best(), is_validated=True)
-    saved._last._thread.join()
-    expected = r"2 could not be written \(No space left on device\); .* make room"
-    with pytest.raises(UserError, match=expected):
-        saved.check()
-    saved.check()  # Told once.
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, allowed[1]))
+    try:
+        saved.save(state_at(2, rows=4096), checkpoint.Best(), is_validated=True)
+        with pytest.raises(UserError, match=r"2 could not be written \(File too large\); the ear"):
+            while True:
+                saved.check()  # Tells as soon as it is known: nobody waits for it.
+                time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    saved.wait()  # Told once.
     saved.close()
     assert [path.name for path in run.checkpoints.iterdir()] == ["1"]
+    assert "Event loop is closed" not in capfd.readouterr().err
+    assert_is(restore(run).state, 1)
+
+
+def test_a_failed_save_is_told_by_whoever_waits(run, monkeypatch, caplog):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.checkpoint_store.checkpoint_digests, "write", full)
+    message = r"1 could not be written \(No space left on device\); .* make room"
+    for waits in ("wait", "save"):
+        saved = checkpoint.Checkpoints(run, {}, keep=2)
+        saved.save_best(state_at(1), {})
+        saved.save(state_at(1), checkpoint.Best(), is_validated=True)
+        with pytest.raises(UserError, match=message):
+            saved.wait() if waits == "wait" else saved.save_best(state_at(2), {})
+        saved.close()
+    assert "could not be written" not in "".join(r.message for r in caplog.records if ours(r))
+    saved = checkpoint.Checkpoints(run, {}, keep=2)
+    saved.save(state_at(1), checkpoint.Best(), is_validated=True)
+    saved.close()  # An error is on its way: this one is a line, and raises nothing.
+    assert "could not be written" in "".join(r.message for r in caplog.records if ours(r))
+
+
+def ours(record):
+    return record.name == "score_jax"
 
 
 def test_save_that_does_not_fit_is_not_begun(run, monkeypatch):
