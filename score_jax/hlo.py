@@ -5,7 +5,6 @@ that the tens of megabytes of a deep network take seconds. It knows the dialects
 TPU: products inside fusions and library calls, asynchronous collectives, tiled layouts.
 """
 
-import functools
 from dataclasses import dataclass
 
 from score_jax import hlo_costs
@@ -137,6 +136,7 @@ class _Reader:
         self._collectives: list[Collective] = []
         self._products: list[Product] = []
         self._seen: set[tuple[str, str, tuple[Loop, ...]]] = set()
+        self._with_products: dict[str, bool] = {}
         self._bytes = self._cycles = 0
 
     def read(self) -> Program:
@@ -223,13 +223,13 @@ class _Reader:
             )
         )
 
-    @functools.cache  # noqa: B019 - the reader lives as long as one call.
     def _has_products(self, name: str) -> bool:
-        computation = self._module.computations[name]
-        return any(
-            hlo_costs.is_product(instruction) or any(map(self._has_products, instruction.callees))
-            for instruction in computation.instructions
-        )
+        if name not in self._with_products:
+            self._with_products[name] = any(
+                hlo_costs.is_product(each) or any(map(self._has_products, each.callees))
+                for each in self._module.computations[name].instructions
+            )
+        return self._with_products[name]
 
 
 def _collective_kind(instruction: Instruction) -> str:

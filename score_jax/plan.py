@@ -177,8 +177,10 @@ def _what_it_takes(
     validations = config.num_epochs // config.validation.every_epochs
     # As if an image's forward pass took as long as in a step.
     a_pass = estimate.step / (passes * batch_size * config.data.augmented_views)
-    validating = validations * a_pass * preflight_estimate.validation_passes(
-        run.judge, config.data.validation_size
+    validating = (
+        validations
+        * a_pass
+        * preflight_estimate.validation_passes(run.judge, config.data.validation_size)
     )
     hours = (steps * estimate.step + validating) / 3600
     return {
