@@ -74,7 +74,7 @@ END
 
 work="$folder/run" output="$folder/job.out"
 submit=("$root/launch/slurm.sh" --nodes=2 --time=30 "--output=$output" "--chdir=$root" train
-  --config=configs/digits_score.py:smoke --config.num_epochs=8 --config.log.every_steps=3
+  --config=configs/digits_score.py:smoke --config.num_epochs=6 --config.log.every_steps=3
   "--workdir=$work" "--data_dir=$folder/data")
 preemptor=(sbatch --parsable --partition=high --nodes=2 --ntasks-per-node=1 --cpus-per-task=2
   --output=/dev/null "--wrap=sleep 3")

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other launch scripts: makes .venv in the repository and activates it.
 #
 #   . launch/environment.sh
@@ -41,7 +42,7 @@ sys.exit(1) if sys.version_info < (3, 11) else print(sys.version, os.path.realpa
     "$python" -m venv ${other:+--clear} "$venv" || return 1
     echo "environment: installing score_jax[$extras] at the versions of constraints.txt"
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
-      -e "$root[$extras]" -c "$root/constraints.txt" || return 1
+      -e "${root}[$extras]" -c "$root/constraints.txt" || return 1
     printf '%s\n' "$stamp" > "$venv/.stamp"
     echo "environment: ready"
   fi

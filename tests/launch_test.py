@@ -13,9 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
-SCRIPTS = sorted(
-    [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", ROOT / "benchmarks/slurm_cluster.sh"]
-)
+SCRIPTS = sorted([*LAUNCH.glob("*.s*"), *ROOT.glob("benchmarks/*.sh"), ROOT / ".ci/run"])
 # Each with the words that it needs for a dry run.
 LAUNCHERS = {
     "local_pod.sh": "2 train --config=a.py",
@@ -24,16 +22,20 @@ LAUNCHERS = {
     "gke.sh": "--image=i --tpu=v5e:4x4 train --config=a.py",
     "slurm.sh": "train --config=a.py",
 }
-# Writes its words, then does what STUB_<process> says: an exit code, `hang`, or `wait`, which ends
-# with 130 when it is told to stop.
+# Writes its words, then does what STUB_<process> says: an exit code, `once` 75 and then 0, or it goes
+# on: until it is told to stop with `wait` (130) and `late` (75), for ever with `hang`.
 STUB = """#!/usr/bin/env bash
 id="${@: -1}" id="${id#*=}"
 echo "process $id: $*"
 echo "$$" > "$STUB_FOLDER/pid$id"
 what="STUB_$id" what="${!what:-0}"
-trap 'echo stop >> "$STUB_FOLDER/stops$id"; [ "$what" = hang ] || exit 130' TERM INT
+stopped() {
+  echo stop >> "$STUB_FOLDER/stops$id"
+  case "$what" in wait) exit 130 ;; late) exit 75 ;; esac
+}
+trap stopped TERM INT
 case "$what" in
-  hang | wait) while :; do sleep 0.05; done ;;
+  hang | wait | late) while :; do sleep 0.05; done ;;
   once) [ -e "$STUB_FOLDER/done$id" ] && exit 0; touch "$STUB_FOLDER/done$id"; exit 75 ;;
 esac
 exit "$what"
@@ -47,7 +49,9 @@ def stub(tmp_path, monkeypatch):
     path.chmod(0o755)
     monkeypatch.setenv("SCORE_JAX", str(path))
     monkeypatch.setenv("STUB_FOLDER", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for pid in tmp_path.glob("pid*"):
+        subprocess.run(["kill", "-KILL", pid.read_text().strip()], stderr=subprocess.DEVNULL)
 
 
 def launch(words, **environment):
@@ -67,9 +71,7 @@ def wait_for(*paths):
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")
 def test_shellcheck_finds_nothing():
-    own = [path for path in SCRIPTS if path.name not in ("environment.sh", "test.sh")]
-    own += [ROOT / ".ci/run"]
-    found = subprocess.run(["shellcheck", "-x", *own], cwd=ROOT, text=True, capture_output=True)
+    found = subprocess.run(["shellcheck", "-x", *SCRIPTS], cwd=ROOT, text=True, capture_output=True)
     assert found.returncode == 0, found.stdout
 
 
@@ -158,14 +160,16 @@ def test_local_pod_runs_a_sweep_and_writes_logs(stub):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_pod_passes_a_signal_on_once(stub, number):
-    environment = os.environ | dict(STUB_0="wait", STUB_1="wait")
+@pytest.mark.parametrize(("other", "code"), [("wait", 130), ("late", 75)])
+def test_local_pod_passes_a_signal_on_once_and_starts_nothing_again(stub, number, other, code):
+    environment = os.environ | dict(STUB_0="wait", STUB_1=other)
     words = [str(LAUNCH / "local_pod.sh"), "2", "--restart=3", "train"]
     pod = subprocess.Popen(words, env=environment, text=True, stderr=subprocess.PIPE)
     wait_for(stub / "pid0", stub / "pid1")
     pod.send_signal(number)
     _, errors = pod.communicate(timeout=20)
-    assert pod.returncode == 130, errors
+    assert pod.returncode == code, errors
+    assert "restart" not in errors.replace("started again", "")
     for name in ("stops0", "stops1"):
         assert (stub / name).read_text() == "stop\n"
 
