@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import distributed_cluster, mesh, overrides, sweep_stages, sweep_table
+from score_jax import distributed_cluster, mesh, overrides, sweep_stages, sweep_table, workdir_lock
 from score_jax.data import sources
 from score_jax.distributed_peers import RESTART
 from score_jax.overrides import Setting
@@ -192,7 +192,8 @@ def run_setting(sweep: Sweep, index: int) -> str:
     setting = sweep.setting(index)
     folder, config = sweep.folder(setting), sweep.config(setting)
     judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
-    with _interrupted_by_sigterm():
+    folder.mkdir(parents=True, exist_ok=True)
+    with _interrupted_by_sigterm(), workdir_lock.held(folder):
         if not sweep_stages.is_trained(folder, config):
             train.train(config, str(folder))
         if not sweep_stages.is_exported(folder):
