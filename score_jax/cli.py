@@ -144,7 +144,7 @@ def _sweep_of(call: Call, folder: str = "") -> Any:
 
 
 def _train(call: Call) -> Any:
-    from score_jax import config, overrides, recipes, workdir, writers
+    from score_jax import config, distributed, overrides, recipes, workdir, writers
 
     if call.list_sweep:
         return _sweep_of(call).train_commands()
@@ -165,10 +165,12 @@ def _train(call: Call) -> Any:
 
     spec = sources.DATASETS.get(resolved.data.name)  # An unknown name is told where it is built.
     train_size = spec.split_sizes["train"] if spec else None
-    for warning in config.validate(resolved, train_size=train_size):
-        writers.LOGGER.warning(warning)
-    for line in config.describe(resolved):
-        writers.LOGGER.info(line)
+    warnings = config.validate(resolved, train_size=train_size)
+    if distributed.process_index() == 0:
+        for warning in warnings:
+            writers.LOGGER.warning(warning)
+        for line in config.describe(resolved):
+            writers.LOGGER.info(line)
     from score_jax import train
 
     return train.train(resolved, str(folder), keeps_programs=True)

@@ -1,10 +1,11 @@
+import os
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from score_jax import cli, overrides
+from score_jax import cli, command_line, command_line_run, overrides
 
 
 def shell(*arguments):
@@ -91,3 +92,20 @@ def test_the_door_from_a_shell():
     assert run.stderr == "score-jax train: unknown flag --wokdir; did you mean '--workdir'?\n"
     overview = shell("-m", "score_jax", "--help")
     assert overview.returncode == 0 and all(name in overview.stdout for name in cli.JOBS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "level"),
+    [
+        ([], {}, None),
+        ([], {"SLURM_STEP_NUM_TASKS": "1", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (["--num_processes=2"], {}, "3"),
+        (["--num_processes=2"], {"TF_CPP_MIN_LOG_LEVEL": "0"}, "0"),
+        ([], {"JAX_NUM_PROCESSES": "4"}, "3"),
+        ([], {"TPU_WORKER_HOSTNAMES": "a,b"}, "3"),
+    ],
+)
+def test_the_runtime_of_several_processes_is_quiet(monkeypatch, flags, environ, level):
+    monkeypatch.setattr(os, "environ", dict(environ))
+    command_line_run.quiet_runtime(command_line.parse("train", cli.JOBS["train"], flags))
+    assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == level

@@ -8,13 +8,13 @@ import sys
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # As cli.py does before jax is loaded.
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from score_jax import cli, distributed  # noqa: E402
+from score_jax import cli, config, distributed, mesh, workdir, writers  # noqa: E402
 from score_jax.command_line import CLUSTER, Job  # noqa: E402
 from score_jax.stopping import StopRequest  # noqa: E402
 from score_jax.types import UserError  # noqa: E402
@@ -33,6 +33,29 @@ def agree(index: int, stop: StopRequest) -> None:
     distributed.barrier("here", 20)
     if index == 1:
         time.sleep(3)  # A process that ends later does not upset the others.
+
+
+def rows(index: int, stop: StopRequest) -> None:
+    """Each device has the rows that its place in the mesh says, in any order of the devices."""
+    whole = np.arange(24).reshape(8, 3)
+    share = np.split(whole, jax.process_count())[index]
+    for devices in (jax.devices(), jax.devices()[::-1], jax.devices()[::2] + jax.devices()[1::2]):
+        for fsdp in (1, 2):
+            batch = mesh.create(devices, fsdp).put_batch({"x": share})["x"]
+            parts = [(whole[part.index] == part.data).all() for part in batch.addressable_shards]
+            say("rows", batch.shape, all(parts), len(parts))
+
+
+def folder(index: int, stop: StopRequest) -> None:
+    workdir.SHARED_SECONDS = 2.0
+    path, fields = os.environ[f"FOLDER_{index}"], config.default()
+    if index == 0 and "REFUSED" in os.environ:
+        fields.seed = 5
+    place = workdir.open_workdir(path, fields, ["train"], primary=index == 0)
+    writers.start_logging(file=place.log(index))
+    writers.LOGGER.info("opened")
+    writers.LOGGER.warning("hot")
+    say("opened")
 
 
 def late(index: int, stop: StopRequest) -> None:

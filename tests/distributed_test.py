@@ -233,6 +233,15 @@ def test_they_agree_and_end_together():
 
 
 @pytest.mark.slow
+def test_rows_lie_where_they_belong_in_any_order_of_the_devices():
+    with Pod("rows", JAX_NUM_CPU_DEVICES="2") as pod:
+        ended = pod.end()
+    for end in ended.values():
+        assert end.code == 0, end
+        assert end.out.splitlines() == ["rows (8, 3) True 2"] * 6 + ["done"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("task", ["idle", "forever"])
 def test_a_killed_process_ends_the_other(task, victim):

@@ -9,6 +9,7 @@ import pytest
 from score_jax import config as config_module
 from score_jax import overrides, workdir
 from score_jax.types import UserError
+from tests.pods import Pod
 
 
 def changed(*texts):
@@ -173,3 +174,39 @@ def test_versions_name_what_is_installed():
     versions = workdir.library_versions()
     assert versions["numpy"] == sys.modules["numpy"].__version__
     assert "not-a-library" not in versions
+
+
+@pytest.mark.slow
+def test_several_processes_open_one_folder_and_keep_a_log_each(tmp_path):
+    with Pod("folder", FOLDER_0=str(tmp_path / "run"), FOLDER_1=str(tmp_path / "run")) as pod:
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [0, 0], ended
+    (start,) = json.loads((tmp_path / "run" / "run.json").read_text())["history"]
+    assert start["processes"] == 2 and len(start["hosts"]) == 2
+    logs = [(tmp_path / "run" / "logs" / f"host-000{i}.log").read_text() for i in (0, 1)]
+    assert all("INFO opened" in log and "WARNING hot" in log for log in logs)
+    assert "opened" in ended[0].errors and "warning: hot" in ended[0].errors
+    assert "opened" not in ended[1].errors and "process 1: warning: hot" in ended[1].errors
+
+
+@pytest.mark.slow
+def test_a_folder_that_not_all_processes_see_is_refused(tmp_path):
+    with Pod("folder", FOLDER_0=str(tmp_path / "a"), FOLDER_1=str(tmp_path / "b")) as pod:
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [2, 2], ended
+    line = ended[1].errors.splitlines()[-1]
+    assert f"does not see {tmp_path / 'b'} of process 0 on" in line
+    assert "--workdir must be on a file system that all hosts share" in line
+    assert line.removeprefix("score-jax task: ") in ended[0].errors
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_process_0_refuses_ends_all(tmp_path):
+    path = str(tmp_path)
+    open_run(path)
+    with Pod("folder", FOLDER_0=path, FOLDER_1=path, REFUSED="1") as pod:
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [2, 2], ended
+    assert "holds a run with another config (seed: 0 there, 5 here)" in ended[0].errors
+    assert "process 0 on" in ended[1].errors

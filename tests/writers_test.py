@@ -158,3 +158,16 @@ def test_tensorboard_without_its_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match="log.tensorboard=True needs tensorboardX"):
         writer(tmp_path, tensorboard=tmp_path / "tb")
+
+
+def test_other_processes_speak_of_trouble_alone_and_say_who_they_are(
+    capsys, monkeypatch, root_logger
+):
+    writers.start_logging("info")
+    monkeypatch.setattr(writers.CONSOLE, "process", 3)
+    writers.LOGGER.info("step 7")
+    writers.PROGRESS.info("step 7")
+    writers.LOGGER.warning("hot")
+    writers.CLUSTER.info("process 3 of 4: still waiting")
+    logging.getLogger("absl").info("saving")
+    assert capsys.readouterr().err == ("process 3: warning: hot\nprocess 3 of 4: still waiting\n")
