@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from score_jax.watchdog import EXIT_CODE
+from score_jax.watchdog import EXIT_CODE, GUARD_SECONDS
 
 # Runs with a limit of a tenth of a second: 0.3 s until anything was seen.
 PROGRAM = """
@@ -101,20 +101,26 @@ def test_a_slow_process_goes_on(tmp_path):
     assert (process.returncode, out, error) == (0, "done\n", "")
 
 
-def test_a_process_that_was_stopped_and_continued_goes_on(tmp_path):
-    body = """
-for step in range(40):
-    time.sleep(0.02)
+# Each step is longer than its parts: after a pause none is there at once.
+STEPS = """
+for step in range(15):
+    for _ in range(10):
+        time.sleep(0.01)
     watchdog.beat(step)
     print(step, flush=True)"""
-    process = start(tmp_path / "log", body)
-    assert process.stdout.readline() == "0\n"
+
+
+def test_a_process_that_was_stopped_and_continued_goes_on(tmp_path):
+    process = start(tmp_path / "log", STEPS)
+    for _ in range(5):
+        process.stdout.readline()
+    time.sleep(0.05)  # In the midst of a step, of which the thread knows.
     os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(1.0)
+    time.sleep(GUARD_SECONDS + 1.0)
     os.kill(process.pid, signal.SIGCONT)
     out, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
-    assert out.endswith("39\ndone\n")
+    assert out.endswith("14\ndone\n")
 
 
 # A call of C through PyDLL keeps the interpreter's lock.
