@@ -22,7 +22,7 @@ LAUNCHERS = {
     "gke.sh": "--image=i --tpu=v5e:4x4 train --config=a.py",
     "slurm.sh": "train --config=a.py",
 }
-# Writes its words, then does what STUB_<process> says: an exit code, `once` 75 and then 0, or it goes
+# Writes its words, then does what STUB_<process> says: an exit code, `once` 75 and then 0; or goes
 # on: until it is told to stop with `wait` (130) and `late` (75), for ever with `hang`.
 STUB = """#!/usr/bin/env bash
 id="${@: -1}" id="${id#*=}"
