@@ -37,7 +37,9 @@ def telling_of_losses(callback: Callable[..., None]) -> Iterator[None]:
     def make_watched(*arguments: Any, **named: Any) -> Any:
         return make(*arguments, **named, missed_heartbeat_callback=callback)
 
-    _on_bad_cast(callback)
+    if not _on_bad_cast(callback):
+        yield
+        return
     _jax.get_distributed_runtime_client = make_watched
     try:
         yield
@@ -45,14 +47,14 @@ def telling_of_losses(callback: Callable[..., None]) -> Iterator[None]:
         _jax.get_distributed_runtime_client = make
 
 
-def _on_bad_cast(callback: Callable[..., None]) -> None:
-    """Calls back where an uncaught std::bad_cast is about to end the process."""
+def _on_bad_cast(callback: Callable[..., None]) -> bool:
+    """Calls back where an uncaught std::bad_cast is about to end the process; False: cannot."""
     try:
         library = ctypes.CDLL("libstdc++.so.6")
         set_handler = library._ZSt13set_terminatePFvvE
         exception_type = library.__cxa_current_exception_type
     except (OSError, AttributeError):
-        return
+        return False
     handler_type = ctypes.CFUNCTYPE(None)
     set_handler.argtypes, set_handler.restype = [handler_type], ctypes.c_void_p
     exception_type.restype = ctypes.c_void_p
@@ -65,6 +67,7 @@ def _on_bad_cast(callback: Callable[..., None]) -> None:
 
     _KEPT.append(handler_type(handler))
     before = set_handler(_KEPT[-1])
+    return True
 
 
 def client() -> Any:
