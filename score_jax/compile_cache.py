@@ -5,11 +5,13 @@ gets a folder inside the run's, and that folder is looked after: JAX never repla
 that a kill or a full disk cut short would be met again at every start, and what is read is executed
 (go on only in run folders of people you trust).
 
-A key holds the program, the versions, the flags, the kind of devices and the path of the folder. A
-program for the CPU is machine code for its kind of CPU, so each kind has a folder of its own.
+A key holds the program, the versions, the flags, the devices and the path of the folder. A program
+for the CPU is machine code for its kind of CPU, so each kind has a folder of its own; of several
+processes on CPUs only process 0 finds its keys again, the others compile.
 
-`JAX_COMPILATION_CACHE_DIR=DIR` names another folder, which several runs may share (also on a
-bucket, gs://...), and which is left as it is; `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off.
+`JAX_COMPILATION_CACHE_DIR=DIR` names another folder, seen by all processes, which several runs may
+share (also on a bucket, gs://...), and which is left as it is; `JAX_ENABLE_COMPILATION_CACHE=0`
+turns the cache off.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from score_jax import distributed
 from score_jax.workdir import write_json_atomic
 
 LOGGER = logging.getLogger("score_jax")
@@ -40,8 +43,8 @@ MAX_BYTES = 2 * 1024**3
 def enabled(folder: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path | None]:
     """While entered, compilations are read from `folder` and, by process 0, written to it.
 
-    Enter it after `jax.distributed.initialize`, after the run's folder is opened (a new one must be
-    empty) and before the first compilation::
+    Every process enters it, after `jax.distributed.initialize`, after the run's folder is opened (a
+    new one must be empty) and before the first compilation::
 
         with compile_cache.enabled(place.path / "compile_cache"):
             state = train_state.create(...)
@@ -53,20 +56,14 @@ def enabled(folder: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path | None
       The folder in use, or None where there is none.
     """
     chosen = jax.config.jax_compilation_cache_dir
-    if chosen or not jax.config.jax_enable_compilation_cache:
-        yield Path(chosen) if chosen and jax.config.jax_enable_compilation_cache else None
+    is_on = jax.config.jax_enable_compilation_cache
+    is_primary, folder = distributed.is_primary(), folder / _machine()
+    is_own = is_on and not chosen and (not is_primary or _is_prepared(folder, max_bytes))
+    # Nobody looks before process 0 has dropped something: on GPUs a process that compiles waits for
+    # what the others measure while they compile.
+    if not distributed.from_primary(is_own) or not is_own:
+        yield Path(chosen) if is_on and chosen else None
         return
-    folder = folder / _machine()
-    is_primary = jax.process_index() == 0
-    if is_primary:
-        try:
-            _prepare(folder, max_bytes)
-        except OSError as error:
-            reason = error.strerror or error
-            LOGGER.warning("compiled programs are not kept in %s (%s); a restart compiles again",
-                           folder, reason)  # fmt: skip
-            yield None
-            return
     least = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
@@ -128,6 +125,18 @@ def _machine() -> str:
     kinds = ("model name", "flags", "CPU part", "Features")  # The latter two: Arm.
     facts = sorted({line for line in told if line.startswith(kinds)}) or told
     return f"cpu-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
+
+
+def _is_prepared(folder: Path, max_bytes: int) -> bool:
+    try:
+        _prepare(folder, max_bytes)
+    except OSError as error:
+        reason = error.strerror or error
+        LOGGER.warning(
+            "compiled programs are not kept in %s (%s); a restart compiles again", folder, reason
+        )
+        return False
+    return True
 
 
 def _prepare(folder: Path, max_bytes: int) -> None:

@@ -36,7 +36,7 @@ NEIGHBOURS = {
     "model_passes": {"recipe"},
     "microbatches": {"minimax", "recipe"},
     "train_step": {"microbatches", "minimax", "recipe", "train_state"},
-    "compile_cache": {"workdir"},
+    "compile_cache": {"distributed", "workdir"},
     "timing": {"compile_cache"},
     "stopping": {"distributed"},
     "checkpoint": {"train_state"},
