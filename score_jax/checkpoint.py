@@ -72,8 +72,7 @@ class Checkpoints:
             best = best if best.step in self._best.steps() else Best()
             restored = Restored(state, best, about.get("is_validated", True))
         # Selected after the state that the run goes on from: it is not part of what follows.
-        for later in [s for s in self._best.steps() if step is None or s > step]:
-            self._best.delete(later)
+        self._best.remove_after(step)
         return restored
 
     def _agree_on_step(self, abstract: TrainState) -> int | None:

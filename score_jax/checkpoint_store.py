@@ -84,6 +84,13 @@ def _barrier(processes: set[int] | None) -> Callable[..., None]:
     return barrier
 
 
+def remove(folder: Path, step: int) -> None:
+    """Removes a step; a kill in between leaves no half of it under the name of a checkpoint."""
+    old = folder / f"{step}{UNFINISHED}-old"
+    (folder / str(step)).rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 class Store:
     """The checkpoints in one folder: one save at a time, the newest `keep` are kept."""
 
@@ -93,6 +100,7 @@ class Store:
         """`before_commit` runs in the background, on process 0; what it raises fails the save."""
         drop_late_callbacks()
         self.folder = folder
+        self._keep = keep
         self._before_commit = before_commit
         self._step: int | None = None  # Of the save that began last.
         self._thread: threading.Thread | None = None
@@ -103,10 +111,12 @@ class Store:
             active_processes=everybody, barrier_sync_key_prefix=folder.name
         )
         background = ocp.AsyncOptions(
-            post_finalization_callback=self._seal, barrier_sync_fn=_barrier(everybody)
+            post_finalization_callback=self._seal,
+            barrier_sync_fn=_barrier(everybody),
+            # Else a folder that cannot be made keeps threads, and the process, for five minutes.
+            create_directories_asynchronously=False,
         )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
             create=False,
             enable_async_checkpointing=True,
             single_host_load_and_broadcast=True,  # One list of steps, also where folders lag.
@@ -127,9 +137,12 @@ class Store:
         """Reads the folder again; all processes together."""
         self._manager.reload()
 
-    def delete(self, step: int) -> None:
-        """Deletes a step; all processes together."""
-        self._manager.delete(step)
+    def remove_after(self, step: int | None) -> None:
+        """Removes the steps after this one, or all; all processes together."""
+        if distributed.is_primary():
+            for later in [s for s in steps(self.folder) if step is None or s > step]:
+                remove(self.folder, later)
+        self.reload()
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         """(state laid out as `abstract`, what is saved about it); all processes together.
@@ -225,6 +238,9 @@ class Store:
         try:
             with self._explained(self._step):
                 self._manager.wait_until_finished()
+                if distributed.is_primary():
+                    for old in steps(self.folder)[: -self._keep]:
+                        remove(self.folder, old)
         except Exception as error:
             self._failure = error
             self._clean_up()
