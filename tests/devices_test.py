@@ -59,26 +59,27 @@ def slow(*values):
     "objective, statistics, dtype, fsdp, parts",
     [
         ("score", "running", np.float32, 4, 1),
-        ("score", "batch", np.float64, 1, 1),
         # Its weights are divided by their mean over the batch.
-        ("gairat", "running", np.float32, 2, 2),
+        ("gairat", "batch", np.float64, 2, 2),
         slow("gairat", "running", np.float32, 1, 1),
+        slow("score", "batch", np.float64, 1, 1),
+        slow("perturbed score", "batch", np.float64, 4, 1),
+        slow("score", "batch", np.float64, 2, 4),
         slow("madry", "running", np.float32, 1, 1),
         slow("madry", "batch", np.float64, 2, 2),
-        slow("score", "batch", np.float64, 4, 1),
-        slow("score", "batch", np.float64, 2, 4),
     ],
 )
 def test_one_and_four_devices_agree(objective, statistics, dtype, fsdp, parts, data_dir):
     """Four devices may share the state, and take the batch in parts.
 
-    With batch statistics in the attack float64 shows it: in float32 a sum over the batch taken
-    in another order now and then turns the sign of a gradient that is nearly zero.
+    With batch statistics in the attack, or parts, float64 shows it: in float32 a sum taken in
+    another order now and then turns the sign of a gradient that is nearly zero.
     """
     config = digits_config(
         "num_epochs=4", "steps_per_epoch=6", "data.batch_size=32", "log.every_steps=4",
         f"data.dir={data_dir}", "attack.num_steps=5", f"attack.statistics={statistics}",
         f"batchnorm.groups={4 if parts > 1 else 1}",
+        f"awp.gamma={0.01 if objective == 'perturbed score' else 0}",
     )  # fmt: skip
     with config.unlocked():
         if objective == "madry":
@@ -117,9 +118,11 @@ def compiled(overrides, layout, batch_size=64):
 
 def check_communication(statistics, fsdp, parts, devices):
     """Nothing in the attack; one sum of all gradients for each part; the weights gathered once."""
+    # Attacks by running averages need no groups; the outer passes then speak of their moments.
+    groups = parts * (1 if statistics == "running" else devices)
     overrides = [
         f"attack.statistics={statistics}", f"data.microbatches={parts}",
-        f"batchnorm.groups={devices * parts}",
+        f"batchnorm.groups={groups}",
     ]  # fmt: skip
     layout = mesh.create(jax.devices()[:devices], fsdp)
     program = hlo.read(compiled(overrides, layout).as_text())
@@ -127,15 +130,16 @@ def check_communication(statistics, fsdp, parts, devices):
     assert len(attacks) == 1
     found = program.collectives
     assert not [each for each in found if set(attacks) & set(each.loops)]
-    shapes = jax.eval_shape(
-        recipes.build(digits_config()).recipe.classifier.init, jax.random.key(0)
-    )[0]
-    size = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
+    init = recipes.build(digits_config()).recipe.classifier.init
+    params, _ = jax.eval_shape(init, jax.random.key(0))
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
     sums = [each for each in found if each.kind == "all-reduce"]
-    (gradients,) = (each for each in sums if each.bytes > 1000)
-    assert gradients.times == parts and size < gradients.bytes + 4 * 1024
-    # What is left are metrics: of sharded gradients, and of all parts.
-    assert len(sums) - 1 <= (fsdp > 1) + (parts > 1)
+    (gradients,) = (each for each in sums if each.bytes > size / 100)
+    assert gradients.times == parts and gradients.bytes > 0.9 * size
+    if statistics == "batch":
+        assert gradients.bytes > size
+        # What is left are metrics: of sharded gradients, and of all parts.
+        assert len(sums) - 1 <= (fsdp > 1) + (parts > 1)
     gathered = [each for each in found if each.kind == "all-gather"]
     assert all(each.times == 1 for each in gathered) and bool(gathered) == (fsdp > 1)
     others = [each for each in found if each not in sums and each not in gathered]
@@ -143,24 +147,25 @@ def check_communication(statistics, fsdp, parts, devices):
     assert all(each.times == 1 for each in others) and bool(others) <= (parts > 1)
 
 
-COMMUNICATIONS = [("running", 1, 1), ("batch", 1, 1), ("batch", 4, 1), ("batch", 1, 4)]
-
-
-@pytest.mark.parametrize("statistics, fsdp, parts", [("batch", 1, 1), ("batch", 2, 2)])
+@pytest.mark.parametrize(
+    "statistics, fsdp, parts",
+    [("batch", 2, 2), slow("batch", 1, 1), slow("running", 1, 1)],
+)
 def test_the_attack_says_nothing_to_other_devices(statistics, fsdp, parts):
     check_communication(statistics, fsdp, parts, devices=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statistics, fsdp, parts", [*COMMUNICATIONS, ("running", 8, 2)])
-def test_nor_on_eight_devices(statistics, fsdp, parts):
+def test_nor_on_eight_devices():
     program = (
-        "import jax; jax.config.update('jax_num_cpu_devices', 8);"
-        "from tests.devices_test import check_communication;"
-        f"check_communication({statistics!r}, {fsdp}, {parts}, devices=8)"
+        "import jax; jax.config.update('jax_num_cpu_devices', 8)\n"
+        "from tests.devices_test import check_communication\n"
+        "for each in (('running', 1, 1), ('running', 4, 2), ('batch', 1, 1), ('batch', 8, 1),"
+        " ('batch', 1, 4)):\n"
+        "    check_communication(*each, devices=8)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
