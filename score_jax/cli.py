@@ -276,7 +276,7 @@ JOBS = {
         _sweep,
     ),
     "list": Job(
-        "List methods, models, datasets, attacks, configs and tables: list, or list SECTION.",
+        "List methods, optimizers, models, datasets, attacks, configs, tables: list, list SECTION.",
         "score-jax list methods",
         (),
         _list,
