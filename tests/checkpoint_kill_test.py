@@ -176,11 +176,12 @@ def begin_to_save(disk):
 
 
 def threads_at_work():
-    """Those that would keep the process from ending, after a moment."""
+    """Those that would keep the process from ending, after a moment; not those of idle pools."""
     deadline = time.monotonic() + 10
     while True:
         names = [thread.name for thread in threading.enumerate() if not thread.daemon]
-        names = [name for name in names if not name.startswith(("MainThread", "ThreadPool"))]
+        idle = "MainThread", "ThreadPool", "metadata_store"
+        names = [name for name in names if not name.startswith(idle)]
         if not names or time.monotonic() > deadline:
             return names
         time.sleep(0.05)
