@@ -183,8 +183,12 @@ def tpu_lock(machine: Machine) -> Iterator[Finding]:
     holder = _lock_holder(machine, file.stat().st_ino)
     if holder:
         words = machine.command_line(holder) or "a process of another user or container"
-        remedy = f"end it (kill {holder}), or wait for it; one process has all chips of a host"
-        yield wrong("tpu lock", f"held by process {holder}: {words}", remedy)
+        text = f"held by process {holder}: {words}"
+        if "tpu" in machine.accelerators():
+            remedy = f"end it (kill {holder}), or wait for it; one process has all chips of a host"
+            yield wrong("tpu lock", text, remedy)
+        else:
+            yield remark("tpu lock", text, "here only score-jax plan has to wait for it")
     elif not os.access(file, os.W_OK):
         yield wrong(
             "tpu lock",

@@ -1,9 +1,11 @@
-"""What the run of a recipe needs: room for its checkpoints, memory for its images."""
+"""What a run needs: room for its checkpoints, memory for its images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from score_jax.doctor_finding import Machine
 from score_jax.types import UserError
+from score_jax.workdir import MAY_CHANGE, Workdir
 
 COPIES = 2  # Of the state on the host: the one that is written, and the next.
 
@@ -18,6 +20,8 @@ class Need:
       host_bytes: memory beside Python and JAX.
       datasets: names of the prepared datasets it reads.
       data_dir: folder of them, as in the config.
+      source: what says so: the recipe, or the folder of a run.
+      other: how the run in the folder differs, where it is of another config.
     """
 
     checkpoint_bytes: int
@@ -25,35 +29,53 @@ class Need:
     host_bytes: int
     datasets: tuple[str, ...]
     data_dir: str
+    source: str = ""
+    other: tuple[str, ...] = ()
 
 
 def of(machine: Machine) -> Need | None:
-    """The needs of the run that is meant; None without a recipe, or where it has a `problem`."""
-    if machine.recipe and "need" not in machine.facts:
+    """The needs of the run that is meant: of a recipe, or of the run in the folder.
+
+    None where there is neither, or a `problem`.
+    """
+    if "need" not in machine.facts:
         try:
-            machine.facts["need"] = _of_recipe(machine)
+            machine.facts["need"] = _of_run(machine)
         except UserError as error:
             machine.facts.update(need=None, problem=str(error))
     return machine.facts.get("need")
 
 
 def problem(machine: Machine) -> str:
-    """What is wrong with the recipe that was given; '' where it is one."""
+    """What is wrong with the recipe or the folder; '' where nothing is."""
     of(machine)
     return machine.facts.get("problem", "")
 
 
-def _of_recipe(machine: Machine) -> Need:
+def _of_run(machine: Machine) -> Need | None:
+    folder = machine.workdir if "://" not in machine.workdir else ""
+    place = Workdir(Path(folder).expanduser().absolute()) if folder else None
+    is_run = place is not None and place.config.exists()
+    if not machine.recipe and not is_run:
+        return None
     import jax
 
     from score_jax import config as config_lib
-    from score_jax import recipes, train_state
+    from score_jax import overrides, recipes, train_state
     from score_jax.data import sources
 
     # Shapes need no device, and the doctor must not take the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    config = recipes.load(machine.recipe, machine.overrides)
+    there = place.read_config() if is_run else None
+    if machine.recipe:
+        config = recipes.load(machine.recipe, machine.overrides)
+    else:
+        config = overrides.apply(there, machine.overrides)
     config_lib.validate(config)
+    other = ()
+    if there is not None:
+        differences = config_lib.differences(config_lib.to_dict(there), config_lib.to_dict(config))
+        other = tuple(line for line in differences if not line.startswith(MAY_CHANGE))
     run = recipes.build(config)
     state = jax.eval_shape(lambda: train_state.initial_state(run.recipe, jax.random.key(0)))
     checkpoint = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -73,4 +95,6 @@ def _of_recipe(machine: Machine) -> Need:
         host_bytes=COPIES * checkpoint + images,
         datasets=names,
         data_dir=machine.data_dir or config.data.dir,
+        source=machine.recipe or f"the run in {machine.workdir}",
+        other=other,
     )

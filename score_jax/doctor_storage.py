@@ -234,17 +234,20 @@ def _readable(name: str, folder: Path) -> Iterator[Finding]:
 
 
 def recipe(machine: Machine) -> Iterator[Finding]:
-    """Is the recipe one, and how large are its checkpoints?"""
-    if not machine.recipe:
-        yield remark("config", "no --config was given: what a run needs is not known")
-        return
+    """Is the recipe one, is it that of the run in the folder, and how large are its checkpoints?"""
     if problem := doctor_needs.problem(machine):
         text, _, remedy = problem.partition("; ")
         yield wrong("config", text, remedy or "mend the recipe")
         return
     need = doctor_needs.of(machine)
-    text = f"{machine.recipe}: a checkpoint has {size(need.checkpoint_bytes)}"
+    if need is None:
+        yield remark("config", "neither --config nor the folder of a run: its needs are not known")
+        return
+    text = f"{need.source}: a checkpoint has {size(need.checkpoint_bytes)}"
     yield fine("config", f"{text}, all that are kept {size(need.storage_bytes)}")
+    if need.other:
+        text = f"{machine.workdir} holds a run with another config ({', '.join(need.other[:4])})"
+        yield wrong("config", text, "use a new --workdir, or the config of that run")
 
 
 CHECKS = (recipe, workdir, data)

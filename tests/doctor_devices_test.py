@@ -145,8 +145,11 @@ def test_the_holder_of_the_tpu_lock_is_named_and_the_lock_stays(tmp_path):
     words = [sys.executable, "-c", code + "print(1, flush=True); input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
+        (remark,) = lines(doctor_devices.tpu_lock, machine)
+        tree(tmp_path, {"/dev/accel0": ""})
         (line,) = lines(doctor_devices.tpu_lock, machine)
         holder.stdin.close()
+    assert remark.startswith(f"--  tpu lock: held by process {holder.pid}: ")
     assert f"!!  tpu lock: held by process {holder.pid}: {sys.executable}" in line
     assert file.exists()
     with file.open("r+") as mine:

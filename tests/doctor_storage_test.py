@@ -7,10 +7,12 @@ import time
 
 import pytest
 
-from score_jax import doctor_clock, doctor_needs, doctor_storage
+from score_jax import config as config_lib
+from score_jax import doctor_clock, doctor_needs, doctor_storage, recipes
 from score_jax.data import builders
 from score_jax.doctor_finding import Machine
 from score_jax.doctor_storage import PROBE, Trial
+from score_jax.workdir import write_json_atomic
 from tests.doctor_machines import lines
 
 
@@ -137,6 +139,22 @@ def test_the_needs_of_a_recipe_are_those_of_its_state():
     machine = Machine(environ={}, recipe="configs/digits_score.py", overrides=("batch=2",))
     (line,) = lines(doctor_storage.recipe, machine)
     assert line.startswith("!!  config: ")
+
+
+def test_the_run_in_the_folder_is_compared_with_the_recipe(tmp_path):
+    config = recipes.load("configs/digits_score.py", ["num_epochs=7"])
+    write_json_atomic(tmp_path / "config.json", config_lib.to_dict(config))
+    machine = Machine(environ={}, workdir=str(tmp_path))
+    (line,) = lines(doctor_storage.recipe, machine)
+    assert line.startswith(f"ok  config: the run in {tmp_path}: a checkpoint has ")
+    fields = dict(environ={}, workdir=str(tmp_path), recipe="configs/digits_score.py")
+    known = lines(doctor_storage.recipe, Machine(**fields, overrides=("num_epochs=7",)))
+    assert known == [line.replace(f"the run in {tmp_path}", "configs/digits_score.py")]
+    other = lines(doctor_storage.recipe, Machine(**fields))[1]
+    assert other.startswith(f"!!  config: {tmp_path} holds a run with another config (num_epochs")
+    (tmp_path / "config.json").write_text("{")
+    (line,) = lines(doctor_storage.recipe, Machine(environ={}, workdir=str(tmp_path)))
+    assert line.startswith(f"!!  config: {tmp_path}/config.json is not the config of a run")
 
 
 def test_a_clock_that_is_wrong_is_told(monkeypatch, tmp_path):
