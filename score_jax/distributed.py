@@ -168,9 +168,9 @@ def barrier(name: str, timeout_seconds: float = 600.0) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def stop_notice() -> bool:
-    """Has some process of a run of several got a SIGTERM? Not agreed: known a moment apart."""
-    return _peers is not None and _peers.notice.is_set()
+def stop_notice() -> float | None:
+    """When this process heard that one of several got a SIGTERM (`time.monotonic`); else None."""
+    return _peers.notice if _peers else None
 
 
 def agree_to_stop() -> None:

@@ -67,6 +67,7 @@ def _initialize(
                 cluster.num_processes,
                 cluster.process_id,
                 local_device_ids=cluster.local_devices,
+                coordinator_bind_address=_bind_address(cluster),
                 cluster_detection_method="deactivate",
                 initialization_timeout=int(init_timeout) + 60,
                 heartbeat_timeout_seconds=heartbeat_timeout,
@@ -81,11 +82,17 @@ def _initialize(
     wait.until(lambda: not thread.is_alive(), lambda: _who_is_here(cluster))
     if outcome[0] is None:
         return None
-    reason = " ".join(str(outcome[0]).split())[:300]
+    # Its reasons get lost on the way to Python (std::bad_cast); this is the usual one.
     return Unreachable(
-        f"{cluster}: JAX's coordination service at {cluster.coordinator} gave up ({reason}); "
-        f"{_remedy(cluster)}"
+        f"{cluster}: the coordinator at {cluster.coordinator} refuses this process; is another one "
+        f"started with --process_id={cluster.process_id}, or is an earlier run still ending?"
     )
+
+
+def _bind_address(cluster: Cluster) -> str | None:
+    """Where the coordinator listens: JAX's default is of IPv6, which not every container has."""
+    given = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    return given or (None if socket.has_dualstack_ipv6() else f"0.0.0.0:{cluster.address[1]}")
 
 
 class _Wait:

@@ -40,13 +40,13 @@ class Peers:
     """The other processes of this run, watched from threads.
 
     Attributes:
-      notice: set in every process soon after one of them got a SIGTERM.
+      notice: when this process heard that one of them got a SIGTERM.
       stop_is_agreed: all processes left their loops for the same stop.
     """
 
     def __init__(self, cluster: Cluster, heartbeat_timeout: int):
         self.cluster, self._heartbeat = cluster, heartbeat_timeout
-        self.notice = threading.Event()
+        self.notice: float | None = None
         self.stop_is_agreed = False
         # Of each process what it last said, and when that was.
         self._heard: dict[int, tuple[str, float]] = {}
@@ -74,7 +74,7 @@ class Peers:
             except jax.errors.JaxRuntimeError:
                 pass  # Whoever needs the service will hear of it.
             self._hear_of_end(client)
-            if not self.notice.is_set() and _value(client, native.NOTICE) is not None:
+            if self.notice is None and _value(client, native.NOTICE) is not None:
                 self.hear_of_stop()
             turn += 1
 
@@ -96,8 +96,8 @@ class Peers:
 
     def hear_of_stop(self) -> None:
         """Says once that a stop was asked for."""
-        if not self.notice.is_set():
-            self.notice.set()
+        if self.notice is None:
+            self.notice = time.monotonic()
             LOGGER.info("%s: SIGTERM: saving at the next step", self.cluster)
 
     def lost(self, status: Any = None) -> None:

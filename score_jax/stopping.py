@@ -8,11 +8,15 @@ of them stop. SIGINT is passed on to it.
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 from jax.experimental import multihost_utils
 
 from score_jax import distributed
+
+# JAX's preemption service needs a moment from the notice to the turn that it names.
+SETTLE_SECONDS = 3.0
 
 
 class StopRequest:
@@ -24,28 +28,53 @@ class StopRequest:
     _turn = 0  # Of all requests of this process: the service must never see a turn twice.
 
     def __init__(self):
-        self._asked = self._agreed = False
+        self._asked = self._agreed = self._is_ahead = False
         self._previous: dict[int, object] = {}
 
     @property
     def requested(self) -> bool:
         """Was a stop asked for, as far as this process knows?
 
-        With several processes each may learn of it a moment apart: good for ending a wait, not for
-        deciding what all have to do alike, which `poll` is for.
+        With several processes each may learn of it a moment apart: good for ending a wait that is
+        over for all, not for deciding what all have to do alike, which `poll` is for.
         """
-        return self._asked or self._agreed or distributed.stop_notice()
+        return self._asked or self._agreed or distributed.stop_notice() is not None
 
     def poll(self) -> bool:
         """Stop now? The same answer in all processes, which call it equally often.
 
         Any turn will do: of training, of a validation. From a signal to the answer it is one or two
         turns; once true it stays so.
+
+        Raises:
+          PeerFailure: another process does not come to the stop.
         """
         if not distributed.is_several():
             return self._asked
-        if not self._agreed:
+        if not self._is_ahead:
             StopRequest._turn += 1
+        self._is_ahead = False
+        return self._reached()
+
+    def poll_waiting(self) -> bool:
+        """While waiting for what the next turn needs, such as data: will its `poll` say stop?
+
+        Any number of times. Where all processes wait at the same turn they all stop there; where
+        another one is beyond it already, this one has to go on as soon as it can.
+        """
+        if not distributed.is_several():
+            return self._asked
+        notice = distributed.stop_notice()
+        # Asked before all have agreed on a turn, the service would put it after this one.
+        if self._agreed or notice is None or time.monotonic() < notice + SETTLE_SECONDS:
+            return self._agreed
+        if not self._is_ahead:
+            StopRequest._turn += 1
+            self._is_ahead = True
+        return self._reached()
+
+    def _reached(self) -> bool:
+        if not self._agreed:
             self._agreed = multihost_utils.reached_preemption_sync_point(StopRequest._turn)
             if self._agreed:
                 distributed.agree_to_stop()

@@ -107,6 +107,25 @@ def forever(index: int, stop: StopRequest) -> None:
     raise KeyboardInterrupt
 
 
+def starved(index: int, stop: StopRequest) -> None:
+    """At step 10 the data do not come; in the last process they do, where LATE says when."""
+    step, late = 0, float(os.environ.get("LATE", "inf"))
+    while not stop.poll():
+        step += 1
+        distributed.any_process(False)
+        begin = time.monotonic()
+        if step == 10 and (late == float("inf") or index == 1):
+            say("waiting")
+            while not stop.poll_waiting() and time.monotonic() < begin + late:
+                time.sleep(0.05)
+        elif step > 10:
+            say("on", step)
+        elif step == 10:
+            say("waiting")
+    say("stopped", step)
+    raise KeyboardInterrupt
+
+
 def job(call) -> None:
     task = globals()[call.words[0]]
     with StopRequest() as stop:

@@ -18,7 +18,7 @@ def test_the_first_signal_asks_and_the_second_interrupts(number):
     with StopRequest() as stop:
         assert not stop.requested and not stop.poll()
         os.kill(os.getpid(), number)
-        assert stop.requested and stop.poll() and stop.poll()
+        assert stop.requested and stop.poll() and stop.poll_waiting()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
             signal.pause()  # The interrupt comes here at the latest.
@@ -40,6 +40,19 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(index, number):
         assert end.errors.count("SIGTERM: saving at the next step") == 1
         # Nothing but that: the second line is the one that says it is connected.
         assert len(end.errors.splitlines()) == 4, end.errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", ["inf", "8"])
+def test_a_stop_is_heard_while_waiting_for_data_where_all_can_stop_alike(late):
+    """All wait for data that never come; or one alone, which has to go on when they do."""
+    with Pod("starved", LATE=late) as pod:
+        pod.wait_for("waiting")
+        pod.processes[1].send_signal(signal.SIGTERM)
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [130, 130]
+    stopped = [int(re.search(r"stopped (\d+)", end.out)[1]) for end in ended.values()]
+    assert stopped[0] == stopped[1] and (stopped[0] == 10) == (late == "inf")
 
 
 @pytest.mark.slow
