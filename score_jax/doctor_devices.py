@@ -188,7 +188,7 @@ def tpu_lock(machine: Machine) -> Iterator[Finding]:
             remedy = f"end it (kill {holder}), or wait for it; one process has all chips of a host"
             yield wrong("tpu lock", text, remedy)
         else:
-            yield remark("tpu lock", text, "here only score-jax plan has to wait for it")
+            yield remark("tpu lock", f"{text}; it stops nothing: no TPU is here")
     elif not os.access(file, os.W_OK):
         yield wrong(
             "tpu lock",

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -150,6 +152,24 @@ def test_the_doctors_of_all_processes_meet(tmp_path):
         assert f"ok  shared folder: {tmp_path} is the one of process 0" in text
         assert "!!" not in text
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_the_doctors_of_two_shells_meet_and_do_not_join_a_run(tmp_path):
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}"]
+    words = [sys.executable, "-m", "score_jax", "doctor", "ports", *flags]
+    doctors = [
+        subprocess.Popen(
+            [*words, f"--process_id={index}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    said = [each.communicate(timeout=100)[0] for each in doctors]
+    assert [each.returncode for each in doctors] == [0, 0], said
+    assert "ok  processes: all 2 met on port " in said[0]
+    assert "is process 0 on " in said[1]
+    assert not any("waiting for the coordinator" in text for text in said)
 
 
 def test_a_folder_that_is_not_shared_is_told_by_both_sides(monkeypatch, tmp_path):
