@@ -45,6 +45,7 @@ class Loop:
         process = jax.process_index()
         self._watchdog = Watchdog(
             config.watchdog.minutes, config.watchdog.factor, log=place.log(process),
+            latest=lambda: checkpoint.latest_step(place.path),
             process=process, num_processes=jax.process_count(),
         )  # fmt: skip
         self._pending: tuple[int, Any] | None = None
@@ -71,8 +72,6 @@ class Loop:
         batches = Waiting(self._batches(step))
         try:
             with self._watchdog:
-                if step:
-                    self._watchdog.saved(step)
                 # Until the first step nothing would be lost: a signal ends the process as usual.
                 batch = self._next(batches, lambda: False)
                 step_fn = self._compile(state, batch) if batch else None
@@ -121,10 +120,7 @@ class Loop:
             if step % config.log.every_steps == 0 or step == last:
                 self._pending = step, sums
             if step < last:
-                # Of several processes none can stop before a step that the others are in already.
-                batch = self._next(
-                    batches, lambda: stop.requested and not distributed.is_several()
-                )
+                batch = self._next(batches, stop.poll_waiting)
 
     @contextlib.contextmanager
     def _phase(self, what: str) -> Iterator[None]:

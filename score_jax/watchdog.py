@@ -7,7 +7,7 @@ process with the exit code that asks for a restart.
 
 Wiring, in the thread that trains::
 
-    with Watchdog(10, 10, log=place.log(i), process=i, num_processes=n) as watchdog:
+    with Watchdog(10, 10, log=place.log(i), latest=..., process=i, num_processes=n) as watchdog:
         with watchdog.doing("compiling"): ...
         while True:
             with watchdog.doing("validation"): ...  # watchdog.alive() after each of its batches.
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,13 +68,16 @@ class Watchdog:
       minutes: the shortest silence that counts; 0 turns the watchdog off.
       factor: how many usual steps count.
       log: the log file of this process; it gets the line and the stacks.
+      latest: tells the step of the last checkpoint, where a restart goes on.
       process, num_processes: which one this is.
     """
 
     def __init__(
-        self, minutes: float, factor: float, *, log: Path, process: int = 0, num_processes: int = 1
-    ):
-        self._seconds, self._factor, self._log = minutes * 60, factor, log
+        self, minutes: float, factor: float, *, log: Path,
+        latest: Callable[[], int | None] = lambda: None, process: int = 0, num_processes: int = 1,
+    ):  # fmt: skip
+        self._seconds, self._factor = minutes * 60, factor
+        self._log, self._latest = log, latest
         self._process, self._num_processes = process, num_processes
         self._tick = min(max(self._seconds / 20, 0.01), 15.0)
         self._durations: dict[str, collections.deque[float]] = collections.defaultdict(
@@ -82,7 +85,6 @@ class Watchdog:
         )
         # Replaced whole, never changed: the thread needs no lock that a stuck one could hold.
         self._activity = self._begun(STEP, None)
-        self._saved: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._guard: subprocess.Popen | None = None
@@ -128,10 +130,6 @@ class Watchdog:
             now = time.monotonic()
             self._durations[what].append(now - begin)
             self._activity = before._replace(since=now)
-
-    def saved(self, step: int) -> None:
-        """A checkpoint is whole on the disk: where a restart goes on."""
-        self._saved = step
 
     def _begun(self, what: str, step: int | None) -> Activity:
         own, steps = self._durations[what], self._durations[STEP]
@@ -194,14 +192,27 @@ class Watchdog:
 
     def _describe(self, activity: Activity, silent: float) -> str:
         where = "before the first step" if activity.step is None else f"after step {activity.step}"
-        remedy = "the same command begins again: there is no checkpoint yet"
-        if self._saved is not None:
-            remedy = f"the same command goes on from the last checkpoint, step {self._saved}"
         return (
             f"process {self._process} of {self._num_processes}: nothing happened for "
             f"{_write_seconds(silent)} in {activity.what} {where}; what each thread was doing is "
-            f"in {self._log}; ending with exit code {EXIT_CODE}: {remedy}"
+            f"in {self._log}; ending with exit code {EXIT_CODE}: {self._remedy()}"
         )
+
+    def _remedy(self) -> str:
+        found = []
+
+        def look() -> None:
+            with contextlib.suppress(OSError):
+                found.append(self._latest())
+
+        # In a thread: a disk that does not answer may be what the process is stuck in.
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(REPORT_SECONDS / 6)
+        if found == [None]:
+            return "the same command begins again: there is no checkpoint yet"
+        step = f", step {found[0]}" if found else ""
+        return f"the same command goes on from the last checkpoint{step}"
 
     def _write_to_log(self, line: str) -> None:
         # Not through `logging`: the stuck thread may hold its lock.

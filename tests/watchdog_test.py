@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from score_jax import checkpoint, workdir
 from score_jax.watchdog import EXIT_CODE, GUARD_SECONDS
+from tests.train_test import OVERRIDES, REPOSITORY, data_dir  # noqa: F401
 
 # Runs with a limit of a tenth of a second: 0.3 s until anything was seen.
 PROGRAM = """
@@ -19,19 +21,24 @@ from score_jax.watchdog import Watchdog
 def stuck_in_a_collective():
     time.sleep(60)
 
+def on_a_dead_disk():
+    time.sleep(60)
+
 def run(watchdog):
 {body}
 
-with Watchdog({minutes}, 5, log=Path(sys.argv[1]), process=1, num_processes=4) as watchdog:
+log = Path(sys.argv[1])
+with Watchdog({minutes}, 5, log=log, latest={latest}, process=1, num_processes=4) as watchdog:
     run(watchdog)
 print("done", flush=True)
 """
 
 
-def start(log, body, minutes="0.1 / 60"):
+def start(log, body, minutes="0.1 / 60", latest="lambda: 5"):
     lines = "\n".join(f"    {line}" for line in body.splitlines())
+    program = PROGRAM.format(body=lines, minutes=minutes, latest=latest)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(body=lines, minutes=minutes), str(log)],
+        [sys.executable, "-c", program, str(log)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -41,7 +48,6 @@ STUCK = {
 for step in range(8):
     time.sleep(0.01)
     watchdog.beat(step)
-watchdog.saved(5)
 stuck_in_a_collective()""",
     "in validation after step 7": """
 watchdog.beat(7)
@@ -65,11 +71,7 @@ def test_a_stuck_process_ends_with_75_and_its_stacks(tmp_path, where):
     (line,) = error.strip().splitlines()
     assert line.startswith("critical: process 1 of 4: nothing happened for 0.")
     assert f" {where};" in line and str(log) in line
-    assert line.endswith(
-        "the same command goes on from the last checkpoint, step 5"
-        if "watchdog.saved(5)" in STUCK[where]
-        else "the same command begins again: there is no checkpoint yet"
-    )
+    assert line.endswith("the same command goes on from the last checkpoint, step 5")
     text = log.read_text()
     assert line.removeprefix("critical: ") in text
     assert "in stuck_in_a_collective" in text and "most recent call first" in text
@@ -150,12 +152,54 @@ stuck_in_a_collective()"""
 
 
 def test_a_log_that_does_not_answer_does_not_keep_the_process(tmp_path):
-    process = start(tmp_path / "log", MUTE)
+    process = start(tmp_path / "log", MUTE, latest="on_a_dead_disk")
     _, error = process.communicate(timeout=30)
     assert process.returncode == EXIT_CODE
     assert "nothing happened" in error
+    assert error.strip().endswith("the same command goes on from the last checkpoint")
+
+
+def test_a_process_without_a_checkpoint_says_so(tmp_path):
+    process = start(tmp_path / "log", "stuck_in_a_collective()", latest="lambda: None")
+    assert "begins again: there is no checkpoint yet" in process.communicate(timeout=30)[1]
 
 
 def test_zero_minutes_turn_it_off(tmp_path):
     process = start(tmp_path / "log", "time.sleep(0.5)", minutes="0")
     assert process.communicate(timeout=30) == ("done\n", "")
+
+
+# The run of train_test, whose data stop coming at a step.
+STALLED = """
+import sys, time
+from score_jax import train, writers
+from score_jax.data import pipeline
+from tests.helpers import digits_config
+
+whole = pipeline.train_batches
+def batches_that_stop(config, start, count):
+    for number, batch in enumerate(whole(config, start, count), start):
+        if number == 9:
+            time.sleep(1000)
+        yield batch
+
+pipeline.train_batches = batches_that_stop
+writers.start_logging()
+train.train(digits_config(*sys.argv[2:]), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_stop_coming_asks_for_a_restart(data_dir, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    overrides = [*OVERRIDES, f"data.dir={data_dir}", "checkpoint.every_epochs=1"]
+    run = subprocess.run(
+        [sys.executable, "-c", STALLED, str(folder), *overrides, "watchdog.minutes=0.1"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert run.returncode == EXIT_CODE, run.stderr
+    assert "in input after step 9;" in run.stderr
+    assert run.stderr.strip().endswith("goes on from the last checkpoint, step 6")
+    assert "in batches_that_stop" in workdir.find_workdir(folder).log(0).read_text()
+    assert checkpoint.latest_step(folder) == 6
