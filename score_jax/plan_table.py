@@ -39,7 +39,7 @@ def _what(facts):
     yield "Devices", f"{chips}{each}"
     kept = " by an earlier plan" if facts["compiled_before"] else ""
     yield (
-        "Compiled",
+        "Compiled" if "flops" in facts else "Refused by XLA",
         f"in {facts['seconds_compiling']:.0f} s{kept}, traced in {facts['seconds_lowering']:.0f} s",
     )
 
@@ -53,10 +53,9 @@ def _memory(facts):
         share = memory["needed"] / memory["available"]
         verdict = f"fits, {share:.0%}" if facts["fits"] else "DOES NOT FIT"
         yield "Memory a device", f"{needed} of {_size(memory['available'])}: {verdict}"
-    parts = {"state": memory["state"]}
-    if memory["inputs"]:
-        parts["batch"] = max(memory["inputs"] - memory["state"], 0)
-        parts |= {name: memory[name] for name in ("temporaries", "program")}
+    parts = {"state": memory["state"], "batch": max(memory["inputs"] - memory["state"], 0)}
+    parts |= {name: memory[name] for name in ("temporaries", "program")}
+    parts = {name: value for name, value in parts.items() if value}
     yield "", ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
 
 

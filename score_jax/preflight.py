@@ -27,11 +27,12 @@ from score_jax.topologies import Slice
 from score_jax.train_step import compile_step
 
 LOGGER = logging.getLogger("score_jax")
-# What XLA says of a TPU program that is too large, in its two forms.
-_TOO_LARGE = (
-    re.compile(r"\(([\d.]+)([BKMGT]?)\) exceeds available HBM \(([\d.]+)([BKMGT]?)\)"),
-    re.compile(r"Used ([\d.]+)([BKMGT]?) of ([\d.]+)([BKMGT]?) hbm"),
-)
+# What XLA says of a TPU program that is too large, in two forms; whether of all that it needs, or
+# of its temporaries.
+_TOO_LARGE = {
+    re.compile(r"Used ([\d.]+)([BKMGT]?) of ([\d.]+)([BKMGT]?) hbm"): True,
+    re.compile(r"\(([\d.]+)([BKMGT]?)\) exceeds available HBM \(([\d.]+)([BKMGT]?)\)"): False,
+}
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -144,9 +145,11 @@ def compile_plan(
         LOGGER.info("compiled before, in %.0f s: %s", kept["seconds"], file)
         is_kept = True
     available = kept.get("available") or int(place.chip.memory)
-    state = state_bytes(recipe, layout)
+    state, memory = state_bytes(recipe, layout), kept["memory"]
+    if not memory["needed"]:
+        memory["needed"] = state + memory["temporaries"]
     return Compiled(
-        memory=Memory(state=state, available=available, **kept["memory"]),
+        memory=Memory(state=state, available=available, **memory),
         program=hlo.read(kept["text"]) if kept["text"] else None,
         seconds_lowering=lowering,
         seconds_compiling=kept["seconds"],
@@ -164,8 +167,9 @@ def _compile(lowered: Any) -> dict[str, Any]:
         numbers = out_of_memory(str(error))
         if numbers is None:
             raise
-        needed, available = numbers
-        return {"text": "", "memory": {"needed": needed}, "available": available}
+        needed, temporaries, available = numbers
+        memory = {"needed": needed, "temporaries": temporaries}
+        return {"text": "", "memory": memory, "available": available}
     finally:
         jax.config.update("jax_enable_compilation_cache", was_cached)
     stats = compiled.memory_analysis()
@@ -179,12 +183,17 @@ def _compile(lowered: Any) -> dict[str, Any]:
     return {"text": compiled.as_text(), "memory": memory}
 
 
-def out_of_memory(message: str) -> tuple[int, int] | None:
-    """Bytes needed and available, where XLA's error says that a program is too large."""
-    for form in _TOO_LARGE:
+def out_of_memory(message: str) -> tuple[int, int, int] | None:
+    """Bytes needed, of temporaries, and available, where XLA says that a program is too large.
+
+    It tells one of the first two; the other is 0.
+    """
+    for form, tells_all in _TOO_LARGE.items():
         if found := form.search(message):
-            needed, unit, available, other = found.groups()
-            return int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[other])
+            used, unit, available, other = found.groups()
+            used = int(float(used) * _UNITS[unit])
+            limit = int(float(available) * _UNITS[other])
+            return (used, 0, limit) if tells_all else (0, used, limit)
     return None
 
 

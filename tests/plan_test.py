@@ -81,10 +81,10 @@ def test_a_program_that_is_too_large_tells_by_how_much():
         "temporaries (16.58G) exceeds available HBM (15.75G)."
     )
     gibi = 2**30
-    assert preflight.out_of_memory(said) == (int(16.58 * gibi), int(15.75 * gibi))
+    assert preflight.out_of_memory(said) == (0, int(16.58 * gibi), int(15.75 * gibi))
     said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
     said += "hbm. Used 517.10M of 15.75G hbm. Exceeded hbm capacity by 1.35G."
-    assert preflight.out_of_memory(said) == (int(517.1 * 2**20), int(15.75 * gibi))
+    assert preflight.out_of_memory(said) == (int(517.1 * 2**20), 0, int(15.75 * gibi))
     assert preflight.out_of_memory("INTERNAL: something else") is None
 
 
