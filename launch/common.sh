@@ -6,8 +6,8 @@
 # A launcher sets its options' defaults as `opt_NAME=...` and calls
 #   parse "names that take a value" "names that take none" NUMBER_OF_OWN_WORDS "$@"
 # which leaves its own words in `own` and the words of score-jax, from the job's name on, in `job`.
-# --dry-run and --help are options of each, wherever they stand. With `pass_unknown=yes` options that
-# it does not know are left in `passed`; elsewhere they are refused.
+# --dry-run and --help are options of each, wherever they stand. With `pass_unknown=yes` options
+# that it does not know are left in `passed`; elsewhere they are refused.
 
 PROGRAM="launch/$(basename "$0")"
 own=() job=() passed=()

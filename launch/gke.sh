@@ -2,8 +2,8 @@
 # Submits a run to a GKE cluster as a JobSet (or through xpk), on TPU slices or GPU nodes.
 #
 #   launch/gke.sh --image=IMAGE [OPTIONS] JOB [ARGUMENTS of score-jax...]
-#   launch/gke.sh --image=IMAGE --tpu=v5e:4x4 --bucket=my-bucket train --config=configs/cifar10_score.py \
-#     --workdir=/bucket/runs/score
+#   launch/gke.sh --image=IMAGE --tpu=v5e:4x4 --bucket=my-bucket \
+#     train --config=configs/cifar10_score.py --workdir=/bucket/runs/score
 #   launch/gke.sh --image=IMAGE --gpu=nvidia-h100-80gb:8 --nodes=4 --bucket=my-bucket train ...
 #
 # OPTIONS, before JOB:
@@ -11,7 +11,7 @@
 #   --tpu=GENERATION:TOPOLOGY   v4, v5e, v5p or v6e, such as v5e:4x4; --slices=N of them [1];
 #                          --chips-per-vm=K of the node pool [4, or all of a smaller slice]
 #   --gpu=ACCELERATOR:K    as GKE labels its nodes, K on each; --nodes=N of them [1]
-#   --bucket=BUCKET        mounted at /bucket by the Cloud Storage FUSE driver; keep the workdir there
+#   --bucket=BUCKET        mounted at /bucket by Cloud Storage FUSE; keep the workdir there
 #   --name=NAME            of the JobSet [score-jax]
 #   --namespace=NAMESPACE  [default]; --service-account=ACCOUNT of Kubernetes [default]
 #   --queue=QUEUE          Kueue's local queue
@@ -23,10 +23,11 @@
 #   --dry-run              print the manifest or command, submit nothing
 #
 # Afterwards: `kubectl logs -f job/NAME-workers-0`; `kubectl delete jobset NAME` saves and stops.
-# Needs JobSet v0.10.1 or later in the cluster (rules by message), kubectl 1.27 or later, and for
-# --bucket a service account that may write there. Exit code 2 of a process fails the JobSet at once,
-# 75, 130, 143 and preemption restart it without counting, everything else up to --max-restarts times.
-# xpk knows two kinds only: there 75 and signals restart, and count; anything else fails at once.
+# Needs JobSet v0.10.1 or later in the cluster (rules by message), Kubernetes 1.26 or later, and for
+# --bucket a service account that may write there. Exit code 2 of a process fails the JobSet at
+# once, 75, 130, 143 and preemption restart it without counting, everything else up to
+# --max-restarts times. xpk knows two kinds only: there 75 and signals restart, and count; anything
+# else fails at once.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=launch/common.sh
@@ -37,7 +38,8 @@ opt_name="score-jax" opt_namespace="default" opt_service_account="default" opt_q
 opt_max_restarts=10 opt_grace=300 opt_sweep="" opt_xpk="" opt_command="score-jax"
 parse "image tpu slices chips_per_vm gpu nodes bucket name namespace service_account queue
   max_restarts grace sweep xpk command" "spot" 0 "$@"
-[ ${#job[@]} -gt 0 ] || refuse "no job; write $PROGRAM --image=IMAGE --tpu=v5e:4x4 train --config=..."
+[ ${#job[@]} -gt 0 ] ||
+  refuse "no job; write $PROGRAM --image=IMAGE --tpu=v5e:4x4 train --config=..."
 [ -n "$opt_image" ] || refuse "--image=IMAGE is needed: a container image with score_jax in it"
 for pair in "slices $opt_slices 1" "nodes $opt_nodes 1" "max-restarts $opt_max_restarts 0" \
   "grace $opt_grace 0"; do
@@ -69,14 +71,17 @@ case "$opt_tpu/$opt_gpu" in
       is_count "a side of --tpu=$opt_tpu" "$side" 1
       chips=$((chips * side))
     done
-    [ "$topology" != "${topology#*x}" ] || refuse "--tpu=$opt_tpu has no topology; write such as v5e:4x4"
+    [ "$topology" != "${topology#*x}" ] ||
+      refuse "--tpu=$opt_tpu has no topology; write such as v5e:4x4"
     devices="${opt_chips_per_vm:-$((chips < 4 ? chips : 4))}"
     is_count --chips-per-vm "$devices" 1
-    [ $((chips % devices)) -eq 0 ] || refuse "$chips chips are no multiple of --chips-per-vm=$devices"
+    [ $((chips % devices)) -eq 0 ] ||
+      refuse "$chips chips are no multiple of --chips-per-vm=$devices"
     pods=$((chips / devices)) jobs="$opt_slices" ;;
   *)
     kind=gpu accelerator="${opt_gpu%%:*}" devices="${opt_gpu##*:}"
-    [ "$accelerator" != "$opt_gpu" ] || refuse "--gpu=$opt_gpu has no number; write such as $opt_gpu:8"
+    [ "$accelerator" != "$opt_gpu" ] ||
+      refuse "--gpu=$opt_gpu has no number; write such as $opt_gpu:8"
     is_count "the number of --gpu=$opt_gpu" "$devices" 1
     [ "$opt_slices" -eq 1 ] || refuse "--slices is for --tpu; write --nodes=$opt_slices"
     pods="$opt_nodes" jobs=1 ;;
@@ -158,7 +163,8 @@ spec:
         template:
 END
   if [ -n "$opt_bucket" ]; then
-    printf '          metadata:\n            annotations:\n              gke-gcsfuse/volumes: "true"\n'
+    printf '          metadata:\n            annotations:\n'
+    printf '              gke-gcsfuse/volumes: "true"\n'
   fi
   cat << END
           spec:
@@ -218,7 +224,8 @@ END
               - name: shared-memory
                 mountPath: /dev/shm
 END
-  [ -z "$opt_bucket" ] || printf '              - name: bucket\n                mountPath: /bucket\n'
+  [ -z "$opt_bucket" ] ||
+    printf '              - name: bucket\n                mountPath: /bucket\n'
   cat << END
             volumes:
             - name: shared-memory

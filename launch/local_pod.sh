@@ -9,7 +9,7 @@
 #   --restart=K              start the same command again, up to K times, where it ends with exit
 #                            code 75 or a process is ended by a signal [0]
 #   --sweep=LIST             settings of the recipe's sweep(), such as 0-2,5, one after the other
-#   --logs=FOLDER            output of processes 1, 2, ... to FOLDER/process-I.log, not prefixed here
+#   --logs=FOLDER            output of processes 1, 2, ... to FOLDER/process-I.log, not here
 #   --port=PORT              of the coordinator; a free one unless given
 #   --grace=SECONDS          from the first process that fails to the end of the others [300]
 #   --dry-run                print the commands, run nothing
@@ -65,11 +65,16 @@ if [ -n "$opt_dry_run" ]; then
   for setting in $settings; do
     for ((i = 0; i < count; i++)); do
       command_of "${opt_port:-PORT}" "$i" "$setting"
-      quoted "JAX_PLATFORMS=$JAX_PLATFORMS" "JAX_NUM_CPU_DEVICES=$JAX_NUM_CPU_DEVICES" "${command[@]}"
+      quoted "JAX_PLATFORMS=$JAX_PLATFORMS" "JAX_NUM_CPU_DEVICES=$JAX_NUM_CPU_DEVICES" \
+        "${command[@]}"
     done
   done
   exit 0
 fi
+
+# bash tells of its own accord that a signal ended a job; that is not for the reader.
+exec 3>&2
+say() { printf '%s: %s\n' "$PROGRAM" "$*" >&3; }
 
 pids=() stopping=""
 # shellcheck disable=SC2317  # Called by the traps.
@@ -100,16 +105,16 @@ once() {
   for ((i = 0; i < count; i++)); do
     command_of "$port" "$i" "$1"
     if [ "$i" -eq 0 ]; then
-      "${command[@]}" < /dev/null &
+      "${command[@]}" < /dev/null 3>&- &
     elif [ -n "$opt_logs" ]; then
       mkdir -p "$opt_logs"
-      "${command[@]}" < /dev/null >> "$opt_logs/process-$i.log" 2>&1 &
+      "${command[@]}" < /dev/null >> "$opt_logs/process-$i.log" 2>&1 3>&- &
     else
       rm -f "$pipes/$i"
       mkfifo "$pipes/$i"
       awk -v name="[$i] " '{ print name $0; fflush() }' < "$pipes/$i" &
       readers+=("$!")
-      "${command[@]}" < /dev/null > "$pipes/$i" 2>&1 &
+      "${command[@]}" < /dev/null > "$pipes/$i" 2>&1 3>&- &
     fi
     pids+=("$!")
   done
@@ -133,7 +138,7 @@ once() {
       deadline=""
     fi
     [ "$left" -eq 0 ] || sleep 0.2
-  done
+  done 2> /dev/null
   for pid in ${readers[@]+"${readers[@]}"}; do wait "$pid" 2> /dev/null || true; done
 }
 

@@ -3,8 +3,9 @@
 #
 #   launch/test.sh
 #   launch/test.sh tests/config_test.py -k eps
+#   TEST_SECONDS=2400 launch/test.sh -m slow      the tests that take long, and those alone
 #
-# CI=...: no colours and the slowest tests told. Ends after 15 minutes at the latest.
+# CI=...: no colours and the slowest tests told. Ends after TEST_SECONDS at the latest [850].
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh

@@ -6,12 +6,12 @@
 #     train --config=configs/cifar10_score.py --workdir=bucket/runs/score
 #   launch/tpu_vm.sh status|logs|stop|delete NAME --zone=ZONE
 #
-# run     creates the queued resource where there is none, waits until it is ACTIVE, installs the last
-#         commit of this repository on all workers, starts the job on all, and looks at it every
-#         --poll seconds: SUSPENDED or FAILED (preempted) -> deleted and created anew; 75 or a death
-#         by a signal -> started again; done, or refused by a worker -> deleted, and the end. The job
-#         goes on from its checkpoint: keep --workdir below `bucket`, where BUCKET is mounted. It may
-#         be interrupted and run again at any time: it finds out how things stand.
+# run     creates the queued resource where there is none, waits until it is ACTIVE, installs the
+#         last commit of this repository on all workers, starts the job on all, and looks at it
+#         every --poll seconds: SUSPENDED or FAILED (preempted) -> deleted and created anew; 75 or a
+#         death by a signal -> started again; done, or refused by a worker -> deleted, and the end.
+#         The job goes on from its checkpoint: keep --workdir below `bucket`, where BUCKET is
+#         mounted. It may be interrupted and run again at any time: it finds out how things stand.
 # status  state of the queued resource, and of the job on each worker
 # logs    the last --lines=N [40] of all workers
 # stop    SIGTERM to all workers: they save and end; a `run` that looks on deletes the resource
@@ -22,7 +22,8 @@
 #   --type=TYPE           such as v5litepod-16, v5p-32, v6e-64, v4-32
 #   --runtime=VERSION     of the software [tpu-ubuntu2204-base, or v2-alpha-tpuv5-lite and the like]
 #   --slices=N            [1]
-#   --spot, --reserved    instead of on demand; --flex=DURATION, such as 12h: flex-start (gcloud alpha)
+#   --spot, --reserved    instead of on demand
+#   --flex=DURATION       such as 12h: flex-start, by gcloud alpha
 #   --bucket=BUCKET       mounted at ~/bucket of each worker by gcsfuse
 #   --restarts=N          of the job by itself, preemptions apart [10]
 #   --recreations=N       of the queued resource [100]
@@ -113,10 +114,11 @@ install() {
   run git -C "$root" archive --format=tar.gz --prefix=score_jax/ --output="$archive" HEAD
   resource scp "$archive" "$name:score_jax.tar.gz" --node=all --worker=all --batch-size=all
   [ -n "$opt_dry_run" ] || rm -f "$archive"
-  on_all "tar -xzf score_jax.tar.gz && bash score_jax/launch/tpu_worker.sh install${opt_bucket:+ $opt_bucket}"
+  on_all "tar -xzf score_jax.tar.gz &&\
+ bash score_jax/launch/tpu_worker.sh install${opt_bucket:+ $opt_bucket}"
 }
 
-# What the workers say, one a line: none, running, or an exit code; nothing where one is not reached.
+# What the workers say, one a line: none, running, or an exit code; nothing if one is not reached.
 statuses() {
   local answer command="bash score_jax/launch/tpu_worker.sh status"
   answer="$(on_all "[ ! -e score_jax ] && echo none || $command" 2> /dev/null)" || return 0

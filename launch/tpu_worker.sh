@@ -25,11 +25,13 @@ run() { if [ -n "$opt_dry_run" ]; then quoted "$@"; else "$@"; fi; }
 is_running() { [ -s "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2> /dev/null; }
 
 install() {
-  local uv="$HOME/.local/bin/uv" list=/etc/apt/sources.list.d/gcsfuse.list
+  local python uv="$HOME/.local/bin/uv" list=/etc/apt/sources.list.d/gcsfuse.list
   # The images come with Python 3.10.
   [ -x "$uv" ] || run python3 -m pip install --user --quiet uv
   run "$uv" python install 3.12
-  run env SCORE_JAX_EXTRAS="tpu,gcs,logs" PYTHON="$(! [ -x "$uv" ] || "$uv" python find 3.12 || true)" \
+  # The script finds it by itself where uv is not there yet, in a dry run.
+  python="$(! [ -x "$uv" ] || "$uv" python find 3.12 || true)"
+  run env SCORE_JAX_EXTRAS="tpu,gcs,logs" PYTHON="$python" \
     bash -c ". $(quoted "$root/launch/environment.sh")"
   if [ $# -gt 0 ]; then
     if ! command -v gcsfuse > /dev/null; then

@@ -184,6 +184,7 @@ def test_local_pod_tells_who_was_killed_and_ends_the_rest(stub):
     assert pod.returncode == 137
     assert "process 1 of 2, the first to end, ended by SIGKILL (exit code 137)" in errors
     assert "1 of 2 processes still run 1 seconds later; they are killed" in errors
+    assert errors.count("\n") == 3, errors
     with pytest.raises(ProcessLookupError):
         os.kill(int((stub / "pid0").read_text()), 0)
 
