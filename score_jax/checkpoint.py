@@ -174,7 +174,7 @@ def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any
             f"--checkpoint={which} --weights={weights}: checkpoints are best and last, weights "
             "are ema and live"
         )
-    folder, (other,) = folders[which], folders.keys() - {which}
+    folder = folders[which]
     step = max(checkpoint_store.steps(folder), default=None)
     if step is None:
         raise UserError(
@@ -182,9 +182,10 @@ def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any
         )
     damage = checkpoint_choice.find_damage(folder / str(step))
     if damage:
-        raise UserError(
-            f"checkpoint {folder / str(step)} is damaged: {damage}; give --checkpoint={other}"
-        )
+        remedy = "give --checkpoint=last"
+        if which == "last":
+            remedy = "the command that trained it goes on from the one before"
+        raise UserError(f"checkpoint {folder / str(step)} is damaged: {damage}; {remedy}")
     state, about = checkpoint_choice.read(folder / str(step))
     return {
         "params": state["ema_params" if weights == "ema" else "params"],

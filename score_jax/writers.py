@@ -74,9 +74,17 @@ def start_logging(level: str | None = None, file: Path | None = None) -> None:
     files = [getattr(handler, "baseFilename", None) for handler in root.handlers]
     if file is not None and os.path.abspath(file) not in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file)
+        handler = LogFile(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(handler)
+
+
+class LogFile(logging.FileHandler):
+    """A log on a disk that may be full: what fails to be written there is on the console."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class Bar(Progress):

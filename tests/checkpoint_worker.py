@@ -37,9 +37,7 @@ def place(tree, sharding):
 
 def work(folder: Path, commands: list[str]) -> None:
     """Does `save:STEP`, `best:STEP`, `restore:STEP` (which must come back), and others."""
-    run = workdir.open_workdir(
-        folder, config.default(), ["test"], primary=distributed.is_primary()
-    )
+    run = workdir.open_workdir(folder, config.default(), ["test"], primary=distributed.is_primary())
     mesh = jax.make_mesh((jax.device_count(),), ("fsdp",))
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
     saved = checkpoint.Checkpoints(run, {}, keep=2)

@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -142,6 +143,12 @@ def test_logging_again_adds_the_file_and_keeps_the_level(tmp_path, capsys, root_
     writers.LOGGER.warning("once")
     assert capsys.readouterr().err == "warning: once\n"
     assert (tmp_path / "a.log").read_text().count("once") == 1
+
+
+def test_a_log_on_a_full_disk_is_quiet(capsys, root_logger):
+    writers.start_logging("info", file=Path("/dev/full"))
+    writers.LOGGER.info("told")
+    assert capsys.readouterr().err == "told\n"
 
 
 def test_tensorboard_gets_the_scalars(tmp_path):
