@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -119,12 +120,13 @@ def test_something_else_on_the_port_is_told():
     assert "but is no doctor" in line
 
 
-def meet(tmp_path, ids, count=3, **differing):
+def meet(tmp_path, ids, count=3, patience=20, **differing):
     """What the doctors of some processes say that meet on one port."""
     port, said = free_port(), {}
 
     def one(index):
-        fields = dict(workdir=str(tmp_path), num_processes=count, process_id=index, patience=3)
+        fields = dict(workdir=str(tmp_path), num_processes=count, process_id=index)
+        fields["patience"] = patience
         said[index] = look(port, **fields | differing.get(f"of_{index}", {}))
 
     threads = [threading.Thread(target=one, args=(index,)) for index in ids]
@@ -147,7 +149,7 @@ def test_the_doctors_of_all_processes_meet(tmp_path):
     for index in (1, 2):
         text = "\n".join(said[index])
         assert f"ok  coordinator: 127.0.0.1:{port} is process 0 on {host}, reached in" in text
-        assert "ok  clock: 0.0 s" in text
+        assert "ok  clock: 0." in text
         assert "ok  same versions: as on process 0" in text
         assert f"ok  shared folder: {tmp_path} is the one of process 0" in text
         assert "!!" not in text
@@ -181,7 +183,7 @@ def test_a_folder_that_is_not_shared_is_told_by_both_sides(monkeypatch, tmp_path
 
 def test_who_does_not_come_or_counts_otherwise_is_told(tmp_path):
     port, said = meet(
-        tmp_path, (0, 1), of_1=dict(num_processes=2, recipe="configs/digits_score.py")
+        tmp_path, (0, 1), patience=3, of_1=dict(num_processes=2, recipe="configs/digits_score.py")
     )
     missing, other = said[0]
     assert f"!!  processes: no word on port {port} from process 2 of 3 in 3 s; start" in missing
@@ -217,7 +219,7 @@ def test_a_process_0_of_another_kind_is_told(tmp_path):
     with serving(json.dumps(said).encode() + b"\n") as port:
         reached, clock, versions, folder = look(port)
     assert "is process 0 on far" in reached
-    assert clock.startswith("!!  clock: 100.0 s behind process 0; let chrony")
+    assert re.match(r"!!  clock: (99|100)\.\d s behind process 0; let chrony", clock)
     assert "!!  same versions: not those of process 0: " in versions
     assert "(0.1.0 there)" in versions
     assert f"!!  shared folder: {tmp_path} is not the one of process 0" in folder

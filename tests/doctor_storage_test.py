@@ -160,7 +160,7 @@ def test_the_run_in_the_folder_is_compared_with_the_recipe(tmp_path):
 def test_a_clock_that_is_wrong_is_told(monkeypatch, tmp_path):
     machine = Machine(environ={}, workdir=str(tmp_path))
     assert lines(doctor_clock.today, machine)[0].startswith("ok  clock: 20")
-    assert lines(doctor_clock.storage, machine)[0].startswith("ok  clock of workdir: 0.0 s")
+    assert lines(doctor_clock.storage, machine)[0].startswith("ok  clock of workdir: 0.")
     monkeypatch.setattr(doctor_clock, "try_out", lambda folder: Trial(0, -100))
     (line,) = lines(doctor_clock.storage, machine)
     assert line.startswith("!!  clock of workdir: 100.0 s behind this machine; on the server")

@@ -24,7 +24,7 @@ with workdir_lock.held(pathlib.Path(sys.argv[1])):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(workdir_lock, "HERE_SECONDS", 0.3)
-    monkeypatch.setattr(workdir_lock, "THERE_SECONDS", 0.3)
+    monkeypatch.setattr(workdir_lock, "THERE_SECONDS", 1.0)
     monkeypatch.setattr(workdir_lock, "POLL_SECONDS", 0.02)
 
 
