@@ -33,7 +33,8 @@ case "$*" in
     fi
     echo "$state" ;;
   *' scp '*) every_home "cp $5 score_jax.tar.gz" ;;
-  *' install'*) every_home 'tar -xzf score_jax.tar.gz' ;;
+  # The last commit is what is sent; what is tested is what is written here.
+  *' install'*) every_home 'tar -xzf score_jax.tar.gz && cp -r "$LAUNCH" score_jax' ;;
   *' ssh '*)
     for word in "$@"; do
       case "$word" in --command=*) every_home "${word#--command=}" ;; esac
@@ -60,6 +61,7 @@ def cloud(tmp_path, monkeypatch):
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("LAUNCH", str(ROOT / "launch"))
     monkeypatch.setenv("SCORE_JAX", str(tools / "job"))
     yield tmp_path
     for pid in tmp_path.glob("worker*/.score_jax/pid"):
@@ -158,6 +160,8 @@ def test_a_sweep_is_one_queued_resource_a_setting(cloud):
     assert "--node-count=2 --node-prefix=r-3" in created[1]
     assert "--provisioning-model=flex-start --max-run-duration=12h" in created[1]
     assert dry.stdout.count("--sweep_index=1") == dry.stdout.count("--sweep_index=3") == 1
+    assert dry.stdout.count(" delete ") == 2
+    assert " delete " not in run("--keep", "--dry-run", "train").stdout
     assert not (cloud / "calls").exists()
 
 
