@@ -105,6 +105,8 @@ class Peers:
         if self._is_over.is_set():
             return  # In all processes: nothing is lost with the runtime.
         time.sleep(0.5)  # What the other said of its end, and who is alive, may be on its way.
+        if self.cluster.process_id == 0 and self.cluster.num_processes > 2:
+            time.sleep(2.0)  # With the coordinator gone, the others would take this one for lost.
         self.end(RESTART, self.describe_loss(f"no heartbeat for {self._heartbeat} s"))
 
     def wait_for_word(self) -> None:

@@ -1,6 +1,7 @@
 """Several processes: who is who, what a start tells, and that they end together."""
 
 import socket
+import time
 
 import pytest
 
@@ -254,6 +255,19 @@ def test_a_killed_process_ends_the_other(task, victim):
     assert len(lines) == 1, end.errors
     assert f"process {1 - victim} of 2: process {victim} died or lost contact" in lines[0]
     assert "the same command goes on from the last checkpoint" in lines[0]
+
+
+@pytest.mark.slow
+def test_of_several_the_lost_one_is_named():
+    with Pod("idle", 4) as pod:
+        pod.wait_for("running")
+        time.sleep(HEARTBEAT / 2)  # Each has heard of the others.
+        pod.processes[2].kill()
+        ended = pod.end()
+    for index in (0, 1, 3):
+        end = ended[index]
+        assert end.code == distributed.RESTART and end.seconds < HEARTBEAT + 8, end
+        assert f"process {index} of 4: process 2 died or lost contact" in end.errors
 
 
 @pytest.mark.slow
