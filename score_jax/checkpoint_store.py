@@ -86,7 +86,7 @@ def _barrier(processes: set[int] | None) -> Callable[..., None]:
 
 def remove(folder: Path, step: int) -> None:
     """Removes a step; a kill in between leaves no half of it under the name of a checkpoint."""
-    old = folder / f"{step}{UNFINISHED}-old"
+    old = folder / f"{step}.removed{UNFINISHED}"
     (folder / str(step)).rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
