@@ -75,7 +75,7 @@ def _run(label: str, job: Job, call: Call) -> int:
     cluster = {flag: getattr(call, flag) for flag in CLUSTER if flag in job.flags and job.joins}
     if cluster and call.log_level != "debug":
         quiet_runtime(call)
-    from score_jax import distributed, writers
+    from score_jax import distributed, runtime_failures, writers
     from score_jax.types import UserError
 
     try:
@@ -101,6 +101,12 @@ def _run(label: str, job: Job, call: Call) -> int:
         if failure:
             _refuse(label, failure)
             return _end(distributed.RESTART, failure)
+        told = runtime_failures.describe(error)
+        if told and (cluster or told[0] == REFUSED):
+            if call.log_level == "debug":
+                traceback.print_exc()
+            _refuse(label, told[1])
+            return _end(*told)
         if not distributed.is_several():
             raise
         traceback.print_exc()

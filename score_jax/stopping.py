@@ -20,9 +20,10 @@ SETTLE_SECONDS = 3.0
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts.
+    """While entered, SIGINT, SIGTERM and SIGHUP only set `requested`; a second SIGINT interrupts.
 
-    With several processes a second SIGTERM does nothing; a second SIGINT still interrupts.
+    A scheduler may send its SIGTERM twice, a closed terminal SIGHUP beside it: neither may cut
+    short the save that the first one asked for. Where SIGHUP is ignored (nohup) it stays so.
     """
 
     _turn = 0  # Of all requests of this process: the service must never see a turn twice.
@@ -84,6 +85,8 @@ class StopRequest:
         # Python allows handlers in the main thread only; elsewhere a run is stopped by its owner.
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
             if not distributed.is_several():
                 numbers.append(signal.SIGTERM)
             for number in numbers:
@@ -97,7 +100,9 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self._asked = True
         if distributed.is_several():
             os.kill(os.getpid(), signal.SIGTERM)

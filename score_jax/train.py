@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,12 +22,14 @@ from score_jax import (
     train_state,
     warm_start,
     workdir,
+    workdir_lock,
     writers,
 )
 from score_jax import config as config_lib
 from score_jax.data import pipeline
 from score_jax.mesh import Layout
 from score_jax.train_loop import Loop
+from score_jax.watchdog import Watchdog
 
 LOGGER = logging.getLogger("score_jax")
 
@@ -63,26 +66,36 @@ def train(
 
     primary = distributed.is_primary()
     devices = [f"{d.platform} {d.device_kind}" for d in layout.replicated.mesh.devices.flat]
-    place = workdir.open_workdir(folder, config, sys.argv, devices=devices, primary=primary)
-    writers.start_logging(file=place.log(jax.process_index()))
-    LOGGER.info("%d device(s): %s", len(devices), ", ".join(sorted(set(devices))))
-    passes = model_passes.count(run.recipe)
-    LOGGER.info("a step costs %d forward passes of its batch", passes)
-    if primary:
-        place.record(model_passes=passes)
-
-    with _programs(place, keeps_programs):
+    with contextlib.ExitStack() as stack:
+        if primary and (Path(folder) / "config.json").exists():
+            stack.enter_context(workdir_lock.held(Path(folder)))
+        place = workdir.open_workdir(folder, config, sys.argv, devices=devices, primary=primary)
+        if primary:
+            stack.enter_context(workdir_lock.held(place.path))
+        writers.start_logging(file=place.log(jax.process_index()))
+        LOGGER.info("%d device(s): %s", len(devices), ", ".join(sorted(set(devices))))
+        passes = model_passes.count(run.recipe)
+        LOGGER.info("a step costs %d forward passes of its batch", passes)
+        if primary:
+            place.record(model_passes=passes)
+        if keeps_programs:
+            stack.enter_context(compile_cache.enabled(place.programs))
+        dog = stack.enter_context(_watchdog(config, place))
+        checkpoints = stack.enter_context(
+            contextlib.closing(
+                checkpoint.Checkpoints(place, config_lib.to_dict(config), config.checkpoint.keep)
+            )
+        )
         # Compiled: keys cannot be put on devices of other processes.
         init_key, *keys = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
             out_shardings=layout.replicated,
         )()
-        checkpoints = checkpoint.Checkpoints(
-            place, config_lib.to_dict(config), config.checkpoint.keep
-        )
-        outcome, step = "failed", None
+        loop = Loop(config, run, layout, place, checkpoints, dog, keys)
+        outcome, best = "failed", checkpoint.Best()
         try:
-            restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
+            with dog.doing("restoring"):
+                restored = checkpoints.restore(train_state.abstract(run.recipe, layout))
             if restored:
                 state, best, is_validated = restored.state, restored.best, restored.is_validated
                 LOGGER.info("going on from step %d of %d", int(state.step), run.num_train_steps)
@@ -93,13 +106,12 @@ def train(
                     LOGGER.info("beginning with the weights of %s", start.facts["path"])
                     weights = start.params, start.batch_stats
                 state = train_state.create(run.recipe, init_key, layout, weights)
-                best, is_validated = checkpoint.Best(), True
-            step = int(state.step)
-            is_finished = step == run.num_train_steps and is_validated
+                is_validated = True
+            loop.step = int(state.step)
+            is_finished = loop.step == run.num_train_steps and is_validated
             if not is_finished:
                 validation = evaluation.place(images, labels, config.validation.batch_size, layout)
-                loop = Loop(config, run, layout, place, checkpoints, validation, keys)
-                step, best, is_finished = loop.run(state, best, is_validated=is_validated)
+                best, is_finished = loop.run(state, best, validation, is_validated=is_validated)
             outcome = "finished" if is_finished else "stopped"
         except KeyboardInterrupt:  # While compiling, before there is a loop to stop.
             outcome = "stopped"
@@ -107,19 +119,23 @@ def train(
         finally:
             if primary:
                 with contextlib.suppress(OSError):  # A full disk: what failed first is told.
-                    place.stop(outcome, step=step)
-            checkpoints.close()
+                    place.stop(outcome, step=loop.step)
     if outcome == "stopped":
-        LOGGER.info("stopped and saved at step %d; the same command goes on from there", step)
+        LOGGER.info("stopped and saved at step %d; the same command goes on from there", loop.step)
         raise KeyboardInterrupt
     return {
         "workdir": str(place.path),
-        "steps": step,
+        "steps": loop.step,
         "best_step": best.step,
         "best_validation_accuracy": best.score,
         "next": f"score-jax export --workdir={shlex.quote(str(place.path))}",
     }
 
 
-def _programs(place: workdir.Workdir, are_kept: bool) -> contextlib.AbstractContextManager:
-    return compile_cache.enabled(place.programs) if are_kept else contextlib.nullcontext()
+def _watchdog(config: ConfigDict, place: workdir.Workdir) -> Watchdog:
+    process = jax.process_index()
+    return Watchdog(
+        config.watchdog.minutes, config.watchdog.factor, log=place.log(process),
+        latest=lambda: checkpoint.latest_step(place.path),
+        process=process, num_processes=jax.process_count(),
+    )  # fmt: skip

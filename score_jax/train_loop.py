@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,59 +35,61 @@ class Loop:
         layout: Layout,
         place: workdir.Workdir,
         checkpoints: checkpoint.Checkpoints,
-        validation: list[Any],
+        watchdog: Watchdog,
         keys: list[Key],
     ):
+        self.step: int | None = None
         self._config, self._run, self._layout, self._place = config, run, layout, place
-        self._checkpoints, self._validation = checkpoints, validation
+        self._checkpoints, self._watchdog = checkpoints, watchdog
         self._key, self._validation_key = keys
         self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
         self._timer = Timer(config.data.batch_size)
-        process = jax.process_index()
-        self._watchdog = Watchdog(
-            config.watchdog.minutes, config.watchdog.factor, log=place.log(process),
-            latest=lambda: checkpoint.latest_step(place.path),
-            process=process, num_processes=jax.process_count(),
-        )  # fmt: skip
         self._pending: tuple[int, Any] | None = None
         self._saved_step, self._saved_time = 0, time.monotonic()
-        self._save_is_due = False
+        self._timed_save_step: int | None = None
 
     def run(
-        self, state: TrainState, best: checkpoint.Best, *, is_validated: bool
-    ) -> tuple[int, checkpoint.Best, bool]:
+        self,
+        state: TrainState,
+        best: checkpoint.Best,
+        validation: list[Any],
+        *,
+        is_validated: bool,
+    ) -> tuple[checkpoint.Best, bool]:
         """Trains to the end or to a stop; what is reached is then saved.
 
         Args:
           state: the first one, or a restored one.
           best: the best checkpoint so far.
+          validation: placed batches, see `evaluation.place`.
           is_validated: whether the validation that is due at the state's step was done before.
 
         Returns:
-          The step reached, the best checkpoint, and whether that is the end of the training.
+          The best checkpoint, and whether the training is at its end; `step` is where it is.
 
         Raises:
           UserError: something became no number, or a checkpoint cannot be written.
         """
-        step = self._saved_step = int(state.step)
+        self.step = self._saved_step = step = int(state.step)
+        self._validation = validation
         batches = Waiting(self._batches(step))
         try:
-            with self._watchdog:
-                # Until the first step nothing would be lost: a signal ends the process as usual.
-                batch = self._next(batches, lambda: False)
-                step_fn = self._compile(state, batch) if batch else None
-                self._writer = self._open_writer(step)
-                with self._writer, StopRequest() as stop:
-                    self._timer.start(step)
-                    return self._turns(step_fn, state, best, batches, batch, stop, is_validated)
+            # Until the first step nothing would be lost: a signal ends the process as usual.
+            batch = self._next(batches, lambda: False)
+            step_fn = self._compile(state, batch) if batch else None
+            self._writer = self._open_writer(step)
+            with self._writer, StopRequest() as stop:
+                self._timer.start(step)
+                self._begun_step, self._begun_time = step, time.monotonic()
+                return self._turns(step_fn, state, best, batches, batch, stop, is_validated)
         finally:
             batches.close()
 
     def _turns(
         self, step_fn: Any, state: TrainState, best: checkpoint.Best, batches: Waiting, batch: Any,
         stop: StopRequest, is_validated: bool,
-    ) -> tuple[int, checkpoint.Best, bool]:  # fmt: skip
-        config, last, step = self._config, self._run.num_train_steps, int(state.step)
+    ) -> tuple[checkpoint.Best, bool]:  # fmt: skip
+        config, last, step = self._config, self._run.num_train_steps, self.step
         before = ()
         while True:
             # The order matters: an evaluation describes the state that is then saved, lines are
@@ -96,18 +99,20 @@ class Loop:
             if not (is_stopped or is_validated):
                 best, is_validated = self._validate(state, step, best, stop)
                 is_stopped = not is_validated
-            is_due = self._save_is_due or self._due(step, config.checkpoint.every_epochs)
+            is_due = step == self._timed_save_step
+            is_due = is_due or self._due(step, config.checkpoint.every_epochs)
             if (is_stopped or is_due or best.step == step) and step != self._saved_step:
                 self._save(state, step, best, is_validated)
             if is_stopped or step == last:
                 with self._phase("checkpoint"):
                     self._checkpoints.wait()
-                return step, best, not is_stopped
+                return best, not is_stopped
             self._checkpoints.check()
 
             begin = time.monotonic()
             state, sums = step_fn(state, batch, self._key)
-            step, is_validated = step + 1, False
+            self.step, is_validated = step + 1, False
+            step = self.step
             if self._timer.wants_first_step:
                 jax.block_until_ready(sums)
                 self._timer.first_step(time.monotonic() - begin)
@@ -119,6 +124,7 @@ class Loop:
             self._flush()
             if step % config.log.every_steps == 0 or step == last:
                 self._pending = step, sums
+            self._foresee_save(step)
             if step < last:
                 batch = self._next(batches, stop.poll_waiting)
 
@@ -171,7 +177,7 @@ class Loop:
         with self._phase("checkpoint"):
             self._checkpoints.save(state, best, is_validated=is_validated)
         self._saved_step, self._saved_time = step, time.monotonic()
-        self._save_is_due = False
+        self._timed_save_step = None
 
     def _check(self, state: TrainState) -> None:
         """Writes what is pending, and refuses to go on with weights that are no numbers."""
@@ -227,8 +233,14 @@ class Loop:
         self._writer.write(step, epoch, values)
         self._writer.progress(step, epoch, values)
         metrics.check(sums["health"], self._saved_step)
-        if self._config.checkpoint.every_minutes:
-            minutes = (time.monotonic() - self._saved_time) / 60
-            # Clocks differ, and all processes save at the same step.
-            is_late = minutes >= self._config.checkpoint.every_minutes
-            self._save_is_due = distributed.any_process(is_late)
+
+    def _foresee_save(self, step: int) -> None:
+        """Sets the step of the next timed save, now and then: clocks differ, steps do not."""
+        minutes, done = self._config.checkpoint.every_minutes, step - self._begun_step
+        # At the lines of the log, where processes meet anyway, and often while little is known.
+        if not minutes or (step % self._config.log.every_steps and done & (done - 1)):
+            return
+        now = time.monotonic()
+        left = 60 * minutes - (now - self._saved_time)
+        steps = left / ((now - self._begun_time) / done)
+        self._timed_save_step = step + distributed.from_primary(max(0, math.ceil(steps)))

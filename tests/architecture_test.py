@@ -15,7 +15,7 @@ FLOORS = {
     0: "__init__ types",
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
     "config_rules overrides writers workdir command_line restricted_pickle stopping timing "
-    "watchdog compile_cache hlo topologies distributed",
+    "watchdog compile_cache hlo topologies distributed runtime_failures",
     2: "models attacks objectives data",
     3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint "
     "recipes preflight artifact warm_start",

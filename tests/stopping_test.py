@@ -10,19 +10,32 @@ from score_jax.stopping import StopRequest
 from tests.pods import Pod
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
+ASKING = [*SIGNALS, signal.SIGHUP]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_asks_and_the_second_interrupts(number):
-    before = [signal.getsignal(each) for each in SIGNALS]
+@pytest.mark.parametrize("number", ASKING)
+def test_the_first_signal_asks_and_a_second_interrupt_interrupts(number):
+    before = [signal.getsignal(each) for each in ASKING]
     with StopRequest() as stop:
         assert not stop.requested and not stop.poll()
         os.kill(os.getpid(), number)
         assert stop.requested and stop.poll() and stop.poll_waiting()
+        for again in (signal.SIGTERM, signal.SIGHUP):  # The save goes on.
+            os.kill(os.getpid(), again)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
             signal.pause()  # The interrupt comes here at the latest.
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert [signal.getsignal(each) for each in ASKING] == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow
