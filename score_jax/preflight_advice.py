@@ -157,8 +157,9 @@ def _speak_less(at: Situation) -> Iterator[str]:
         cost = f" ({seconds * 1000:.3g} ms of each step)" if seconds else ""
         if at.batch_size % groups == 0:
             yield (
-                f"--config.batchnorm.groups={groups}: statistics of each chip's images, so that "
-                f"none is exchanged inside the attack{cost}; other statistics than of the batch"
+                f"--config.batchnorm.groups={groups}: statistics of each chip's "
+                f"{at.batch_size // groups} images, so that none is exchanged inside the "
+                f"attack{cost}; other statistics than of the batch"
             )
         yield (
             f"--config.attack.statistics=running: neither{cost}; another attack, as in TRADES' code"
