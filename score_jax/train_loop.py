@@ -77,7 +77,7 @@ class Loop:
             # Until the first step nothing would be lost: a signal ends the process as usual.
             batch = self._next(batches, lambda: False)
             step_fn = self._compile(state, batch) if batch else None
-            self._writer = self._open_writer(step)
+            self._writer = self._open_writer(step, is_validated)
             with self._writer, StopRequest() as stop:
                 self._timer.start(step)
                 self._begun_step, self._begun_time = step, time.monotonic()
@@ -148,12 +148,13 @@ class Loop:
                 self._timer.measure_attack(attack, state, batch, self._key)
         return step_fn
 
-    def _open_writer(self, step: int) -> writers.Writer:
+    def _open_writer(self, step: int, is_validated: bool) -> writers.Writer:
         return writers.Writer(
             self._place.metrics,
             num_steps=self._run.num_train_steps,
             num_epochs=self._config.num_epochs,
             start_step=step,
+            is_validated=is_validated,
             tensorboard=self._place.tensorboard if self._config.log.tensorboard else None,
             primary=distributed.is_primary(),
         )

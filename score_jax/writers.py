@@ -105,6 +105,7 @@ class Writer:
         short, are dropped.
       num_steps, num_epochs: of the whole run, for the bar.
       start_step: the step that the run goes on from.
+      is_validated: whether its validation is done; else it comes again, and its line goes.
       tensorboard: a folder for TensorBoard events (needs tensorboardX), or None.
       primary: whether this process writes.
       terminal: whether to show a bar; None asks standard error.
@@ -117,6 +118,7 @@ class Writer:
         num_steps: int,
         num_epochs: int,
         start_step: int = 0,
+        is_validated: bool = True,
         tensorboard: Path | None = None,
         primary: bool = True,
         terminal: bool | None = None,
@@ -128,7 +130,7 @@ class Writer:
         self._times.append((time.monotonic(), start_step))
         if not primary:
             return
-        drop_after(metrics, start_step)
+        drop_after(metrics, start_step, is_validated)
         # One line a write reaches the file at once, so that a killed run keeps its metrics.
         self._file = metrics.open("a", buffering=1)
         if tensorboard is not None:
@@ -234,18 +236,24 @@ def write_duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def drop_after(metrics: Path, step: int) -> None:
-    """Keeps the whole lines of `metrics.jsonl` up to `step`; the file changes in one move."""
+def drop_after(metrics: Path, step: int, is_validated: bool = True) -> None:
+    """Keeps the whole lines of `metrics.jsonl` up to `step`; the file changes in one move.
+
+    Without those of the step's validation where that is still to be done.
+    """
     if not metrics.exists():
         return
     text = metrics.read_text(errors="replace")
-    kept = [line + "\n" for line in text.splitlines() if _is_kept(line, step)]
+    kept = [line + "\n" for line in text.splitlines() if _is_kept(line, step, is_validated)]
     if "".join(kept) != text:
         write_text_atomic(metrics, "".join(kept))
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _is_kept(line: str, step: int, is_validated: bool) -> bool:
     try:
-        return json.loads(line)["step"] <= step
+        values = json.loads(line)
+        if values["step"] == step and not is_validated:
+            return not any(name.startswith("val/") for name in values)
+        return values["step"] <= step
     except (ValueError, KeyError, TypeError):
         return False

@@ -68,6 +68,16 @@ def test_going_on_drops_later_lines_and_a_torn_one(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_the_line_of_a_validation_that_comes_again_is_dropped(tmp_path):
+    with writer(tmp_path) as out:
+        for step in (10, 20):
+            out.write(step, 0.0, {"train/loss": 1.0})
+            out.write(step, 0.0, {"val/clean_accuracy": 0.5})
+    with writer(tmp_path, start_step=20, is_validated=False):
+        left = [("val/clean_accuracy" in line, line["step"]) for line in lines(tmp_path)]
+    assert left == [(False, 10), (True, 10), (False, 20)]
+
+
 def test_going_on_leaves_a_sound_file_untouched(tmp_path):
     with writer(tmp_path) as out:
         out.write(10, 0.0, {})
