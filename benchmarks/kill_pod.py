@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 HEARTBEAT = 10
+SLACK = 5  # To notice, to tell and to end, on a machine that does other work.
 # Several checkpoints, validations and lines of the log within a few seconds.
 OVERRIDES = (
     "num_epochs=5", "steps_per_epoch=16", "data.batch_size=64", "log.every_steps=4",
@@ -110,8 +111,12 @@ def kill_one(pod: Pod, victim: int, is_time: Callable[[], bool]) -> float | None
         return None
     pod.processes[victim].kill()
     begin = time.monotonic()
-    codes = pod.wait(HEARTBEAT + 30)
+    codes = pod.wait(HEARTBEAT + 60)
     seconds = time.monotonic() - begin
+    if codes[victim] == 0:
+        return None  # It ended in the moment before.
+    if seconds > HEARTBEAT + SLACK:
+        raise AssertionError(f"the others went on for {seconds:.1f} s")
     for index, code in enumerate(codes):
         if index == victim:
             continue

@@ -2,11 +2,13 @@
 
     python benchmarks/pod_parity.py [--recipe=configs/digits_score.py:smoke] [--data_dir=DIR]
         [--steps=20] [--override=attack.statistics=running ...] [--forms=1,2,4,fsdp,microbatches]
+        [--tolerance=1e-5]
 
 Each form starts through `launch/local_pod.sh` (CPU, Gloo), one device a process; `fsdp` is two
 processes that divide the state, `microbatches` one process with two parts of a batch, `devices`
 one process with four devices. What is compared with one process on one device: the parameters,
-the averaged ones, the statistics, and the loss of each step.
+the averaged ones, the statistics, and the loss of each step. Exit code 1 beyond the tolerance.
+Networks with BatchNorm need --override=batchnorm.groups=2 for `microbatches`.
 """
 
 import argparse
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--override", action="append", default=[])
     parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--tolerance", type=float, default=1e-5)
     options = parser.parse_args()
     forms = [form for form in options.forms.split(",") if form != "1"]
     with tempfile.TemporaryDirectory() as name:
@@ -87,6 +90,7 @@ def main() -> None:
             subprocess.run([*prepare, f"--data_dir={options.data_dir}"], cwd=ROOT, check=True)
         seconds = train("1", folder / "1", options)
         one, one_losses = end_of(folder / "1")
+        is_alike = True
         print(
             f"one process: {len(one_losses)} steps, last loss {one_losses[-1]:.6f}, {seconds:.0f} s"
         )
@@ -98,6 +102,9 @@ def main() -> None:
             loss = max(abs(a - b) for a, b in zip(losses, one_losses, strict=True))
             print(f"{form}: largest difference {apart:.1e}, of a loss {loss:.1e}, {seconds:.0f} s")
             sys.stdout.flush()
+            is_alike = is_alike and max(apart, loss) <= options.tolerance
+    if not is_alike:
+        raise SystemExit(f"some form is further apart than {options.tolerance:g}")
 
 
 if __name__ == "__main__":
