@@ -39,8 +39,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "gcs": ["gcsfs"],
-        # Compiles for TPUs on a machine that has none; Linux only.
-        "plan": ["libtpu"],
+        # Compiles for TPUs on a machine that has none; Linux only. jax says which libtpu fits it.
+        "plan": ["jax[tpu]"],
         # kubeflow-trainer-api carries the types of JobSet and Kubernetes.
         "test": ["pytest", "pytest-xdist", "ruff", "kubeflow-trainer-api"],
     },

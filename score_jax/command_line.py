@@ -116,6 +116,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "init_timeout": ("positive", 900, "Seconds to wait for all processes to start."),
     "heartbeat_timeout": ("positive", 100, "Seconds after which a silent process counts as dead."),
     "topology": ("string", "", "Such as v5e:4x4, v5p:2x2x2, v6e:16x16; '': the devices here."),
+    "effort": ("full|quick", "full", "Of the TPU compiler; quick: sooner, and upper bounds."),
     "log_level": ("debug|info|warning|error", "info", "What to tell; debug shows tracebacks."),
 }
 

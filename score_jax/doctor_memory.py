@@ -5,11 +5,10 @@ import re
 import resource
 from collections.abc import Iterator
 
-from score_jax import doctor_needs
+from score_jax import control_groups, doctor_needs
 from score_jax.doctor_finding import Finding, Machine, fine, remark, size, wrong
 
 SPARE = 2 * 2**30  # Python, JAX and its compiler, beside images and weights.
-NO_LIMIT = 2**60  # Cgroups write such a number where there is no limit.
 OPEN_FILES = 1024
 # A job that computes: `python -m score_jax JOB`, or the script of that name.
 JOB = re.compile(r"\S*python\S* (-m score_jax|\S*score-jax) (?!doctor|list|data|plan)[a-z]+")
@@ -25,7 +24,7 @@ def ram(machine: Machine) -> Iterator[Finding]:
         return
     free, total = numbers["MemAvailable"], numbers.get("MemTotal", 0)
     text = f"{size(free)} of {size(total)} free"
-    if limit := _cgroup_room(machine):
+    if limit := control_groups.memory_room(machine.read):
         free = min(free, limit[1])
         text += f", {size(limit[1])} of {size(limit[0])} in this container or job"
     text += f", swap {size(numbers.get('SwapTotal', 0))}"
@@ -37,26 +36,6 @@ def ram(machine: Machine) -> Iterator[Finding]:
         yield wrong("memory", text, remedy)
     else:
         yield fine("memory", text)
-
-
-def _cgroup_room(machine: Machine) -> tuple[int, int] | None:
-    """(limit, what is left of it) of the control group of this process; None without a limit."""
-    rooms = []
-    for line in machine.read("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = "/sys/fs/cgroup", ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base = "/sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        # Inside a container the path is that of the host: its own group is mounted at the base.
-        for folder in (base + path.rstrip("/"), base):
-            limit, used = (machine.read(f"{folder}/{name}").strip() for name in names)
-            if limit.isdigit() and int(limit) < NO_LIMIT:
-                rooms.append((int(limit), int(limit) - int(used or 0)))
-    return min(rooms, key=lambda room: room[1], default=None)
 
 
 def limits(machine: Machine) -> Iterator[Finding]:

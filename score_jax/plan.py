@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from score_jax import config as config_lib
 from score_jax import (
+    control_groups,
     hlo,
     mesh,
     microbatches,
@@ -20,6 +21,7 @@ from score_jax import (
     preflight,
     preflight_advice,
     preflight_estimate,
+    preflight_kept,
     recipes,
     topologies,
 )
@@ -40,13 +42,14 @@ class Plan:
     fits: bool
 
 
-def plan(config: ConfigDict, *, topology: str = "", out: str = "") -> Plan:
+def plan(config: ConfigDict, *, topology: str = "", out: str = "", effort: str = "full") -> Plan:
     """Compiles the step of a run for devices that need not be there, and tells what it costs.
 
     Args:
       config: one that `config.validate` accepts.
       topology: a TPU slice, such as 'v5e:4x4'; '': the devices of this machine.
       out: folder for plan.json and plan.txt; '': none.
+      effort: of the compiler, of `preflight.EFFORTS`.
 
     Raises:
       UserError: a topology or a config that cannot be.
@@ -65,7 +68,7 @@ def plan(config: ConfigDict, *, topology: str = "", out: str = "") -> Plan:
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     microbatches.check(config, run.recipe, layout.num_devices)
     compiled = preflight.compile_plan(
-        config, run.recipe, layout, place, kept_in=preflight.cache_folder()
+        config, run.recipe, layout, place, kept_in=preflight_kept.folder(), effort=effort
     )
     facts = facts_of(config, run, place, len(devices), compiled) | {"rates": rates}
     text = plan_table.write(facts)
@@ -90,9 +93,12 @@ def local() -> tuple[Slice, str]:
         chip = dataclasses.replace(chip, memory=memory or chip.memory)
         return Slice(name=name, chip=chip, num_chips=len(devices)), "the makers' peaks"
     if devices[0].platform == "cpu":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
-    chip = preflight_estimate.measure(kind, memory)
-    return Slice(name=name, chip=chip, num_chips=len(devices)), "one product and one copy here"
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if room := control_groups.memory_room():
+            memory = min(memory, room[0])
+        memory //= len(devices)
+    chip = preflight_estimate.measure(kind, memory, len(devices))
+    return Slice(name=name, chip=chip, num_chips=len(devices)), "measured here"
 
 
 def facts_of(
@@ -108,7 +114,9 @@ def facts_of(
         compiled = dataclasses.replace(compiled, program=program)
     if program:
         loops = hlo.attack_loops(program, num_steps)
-        estimate = preflight_estimate.estimate(program, place, num_devices)
+        # The new state is written, whatever else the step gives back is small.
+        given = compiled.memory.inputs + compiled.memory.state
+        estimate = preflight_estimate.estimate(program, place, num_devices, given)
     situation = Situation(
         config=config, recipe=recipe, place=place, num_devices=num_devices, batch_size=batch_size,
         compiled=compiled, estimate=estimate, attack_loops=loops,
@@ -127,6 +135,7 @@ def facts_of(
         "memory": memory, "fits": compiled.memory.fits,
         "seconds_lowering": compiled.seconds_lowering,
         "seconds_compiling": compiled.seconds_compiling, "compiled_before": compiled.is_kept,
+        "effort": compiled.effort,
     }  # fmt: skip
     if program:
         facts |= _what_it_does(program, loops, num_steps)
@@ -174,7 +183,7 @@ def _what_it_takes(
     config: ConfigDict, run: Run, place: Slice, estimate: preflight_estimate.Estimate, passes: int
 ) -> dict[str, Any]:
     steps, batch_size = run.num_train_steps, config.data.batch_size
-    validations = config.num_epochs // config.validation.every_epochs
+    validations = -(-config.num_epochs // config.validation.every_epochs)  # Also at the last step.
     # As if an image's forward pass took as long as in a step.
     a_pass = estimate.step / (passes * batch_size * config.data.augmented_views)
     validating = (
@@ -185,8 +194,9 @@ def _what_it_takes(
     hours = (steps * estimate.step + validating) / 3600
     return {
         "seconds": {
-            "compute": estimate.compute, "memory": estimate.memory, "links": estimate.links,
-            "roofline": estimate.roofline, "scheduled": estimate.scheduled, "step": estimate.step,
+            "compute": estimate.compute, "links": estimate.links, "once": estimate.once,
+            "memory": estimate.memory, "roofline": estimate.roofline, "in_turn": estimate.in_turn,
+            "scheduled": estimate.scheduled, "step": estimate.step,
         },
         "limit": estimate.limit,
         "images_per_second": batch_size / estimate.step,
@@ -196,6 +206,7 @@ def _what_it_takes(
         "validation_share": validating / (hours * 3600),
         "hours": hours,
         "hours_at_the_least": hours * estimate.roofline / estimate.step,
+        "hours_in_turn": hours * estimate.in_turn / estimate.step,
         "chip_hours": hours * place.num_chips,
     }  # fmt: skip
 
@@ -204,8 +215,11 @@ def refusal(answer: Plan) -> UserError:
     """What the command ends with where the run does not fit."""
     memory = answer.facts["memory"]
     first = next(iter(answer.facts["advice"]), "a larger slice")
+    bound = ""
+    if answer.facts["effort"] == "quick":
+        bound = " at the most (--effort=full may find that it fits)"
     return UserError(
-        f"the step needs {memory['needed'] / 2**30:.2f} GiB on each of the "
-        f"{answer.facts['num_devices']} devices, which have {memory['available'] / 2**30:.2f}; "
-        f"try {first}"
+        f"the step needs {plan_table.size(memory['needed'])}{bound} on each of the "
+        f"{plan_table.count(answer.facts['num_devices'], 'device')}, which have "
+        f"{plan_table.size(memory['available'])}; try {first}"
     )

@@ -22,7 +22,7 @@ def plan(call: Call) -> Any:
     train_size = spec.split_sizes["train"] if spec else None
     for warning in config.validate(resolved, train_size=train_size):
         writers.LOGGER.warning(warning)
-    answer = plan_module.plan(resolved, topology=call.topology, out=call.out)
+    answer = plan_module.plan(resolved, topology=call.topology, out=call.out, effort=call.effort)
     if answer.fits:
         return answer.text
     print(answer.text)
@@ -33,6 +33,6 @@ PLAN = Job(
     "Tell what a run needs and takes: memory, FLOPs, communication, hours; for a TPU slice too.",
     "score-jax plan --topology=v5e:4x4 --config=configs/cifar10_score.py "
     "--config.data.batch_size=1024",
-    ("config", "topology", "out"),
+    ("config", "topology", "out", "effort"),
     plan,
 )

@@ -30,33 +30,40 @@ def _what(facts):
             options.append(f"{name} {facts[name]}")
     yield "Run", f"{facts['model']}, {facts['objective']}; {', '.join(options)}"
     devices = facts["num_devices"]
-    each = f"{facts['images_a_device']:g} images each"
+    images = facts["images_a_device"]
+    each = f"{images:g} image{'' if images == 1 else 's'} each"
     chips = f"{facts['place']}, "
     if ":" in facts["place"]:  # Of a slice the name does not tell how many.
-        chips += f"{facts['num_chips']} chips, "
+        chips += f"{count(facts['num_chips'], 'chip')}, "
     if devices != facts["num_chips"]:
-        chips += f"{devices} devices, "
+        chips += f"{count(devices, 'device')}, "
     yield "Devices", f"{chips}{each}"
     kept = " by an earlier plan" if facts["compiled_before"] else ""
+    if is_quick := facts["effort"] == "quick":
+        kept += ", --effort=quick"
     yield (
         "Compiled" if "flops" in facts else "Refused by XLA",
         f"in {facts['seconds_compiling']:.0f} s{kept}, traced in {facts['seconds_lowering']:.0f} s",
     )
+    if is_quick:
+        yield "", "memory, bytes and times of it are upper bounds; --effort=full tells them closer"
 
 
 def _memory(facts):
     memory = facts["memory"]
-    needed = _size(memory["needed"])
+    needed = size(memory["needed"])
     if not memory["available"]:
         yield "Memory a device", f"{needed}; how much there is is not known"
     else:
         share = memory["needed"] / memory["available"]
         verdict = f"fits, {share:.0%}" if facts["fits"] else "DOES NOT FIT"
-        yield "Memory a device", f"{needed} of {_size(memory['available'])}: {verdict}"
+        if facts["effort"] == "quick" and not facts["fits"]:
+            verdict += ", so compiled"
+        yield "Memory a device", f"{needed} of {size(memory['available'])}: {verdict}"
     parts = {"state": memory["state"], "batch": max(memory["inputs"] - memory["state"], 0)}
     parts |= {name: memory[name] for name in ("temporaries", "program")}
     parts = {name: value for name, value in parts.items() if value}
-    yield "", ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
+    yield "", ", ".join(f"{name} {size(value)}" for name, value in parts.items())
 
 
 def _work(facts):
@@ -99,30 +106,69 @@ def _collectives(name, entries, suffix):
 
 
 def _time(facts):
-    seconds = facts["seconds"]
-    parts = ", ".join(f"{name} {_s(seconds[name])}" for name in ("compute", "memory", "links"))
-    yield (
-        "Step",
-        f"at the least {_s(seconds['roofline'])}, by {facts['limit']} ({parts}; {facts['rates']})",
-    )
+    seconds, limits = facts["seconds"], dict(once="main memory", links="links", compute="compute")
+    limit = limits[facts["limit"]]
+    parts = f"compute {_s(seconds['compute'])}, links {_s(seconds['links'])}, what it is given "
+    parts += f"moved once {_s(seconds['once'])}; {facts['rates']}"
+    yield "Step", f"at the least {_s(seconds['roofline'])}, by {limit} ({parts})"
+    text = f"main memory at the most {_s(seconds['memory'])}, were nothing kept in a cache"
+    images, batch = f"{facts['images_per_second']:,.0f} images/s", facts["batch_size"]
     if seconds["scheduled"]:
-        yield "", f"{_s(seconds['scheduled'])} by the compiler's estimate of each instruction"
-    yield "", f"{facts['images_per_second']:,.0f} images/s"
+        yield "", text
+        bound = ", upper bounds by --effort=quick," if facts["effort"] == "quick" else ""
+        yield (
+            "",
+            f"{_s(seconds['scheduled'])} by the compiler's cycles of each instruction{bound} and "
+            f"links: {images}",
+        )
+    else:
+        yield "", f"{text}; one after the other {_s(seconds['in_turn'])}"
+        others = f"{batch / seconds['in_turn']:,.0f}"
+        yield "", f"{images} at the most, one after the other {others}; small products take longer"
 
 
 def _run(facts):
-    hours = f"{facts['hours']:.3g} hours"
     if facts["seconds"]["scheduled"]:
-        hours += f" (at the least {facts['hours_at_the_least']:.3g})"
-    yield "Whole run", f"{hours}, {facts['chip_hours']:,.3g} chip-hours"
+        time = f"{hours(facts['hours'])} (at the least {hours(facts['hours_at_the_least'])})"
+    else:
+        time = f"at the least {hours(facts['hours'])}, one after the other "
+        time += hours(facts["hours_in_turn"])
+    if facts["num_chips"] > 1:
+        time += f"; {chip_hours(facts['chip_hours'])}"
+    yield "Whole run", time
+    validations = facts["validations"]
     yield (
         "",
-        f"{facts['steps']:,} steps, {facts['epochs']} epochs; {facts['validations']} validations "
-        f"are {facts['validation_share']:.0%} of it; without input, saves and start",
+        f"{count(facts['steps'], 'step')}, {count(facts['epochs'], 'epoch')}; "
+        f"{count(validations, 'validation')} {'is' if validations == 1 else 'are'} "
+        f"{facts['validation_share']:.0%} of it; without input, saves and start",
     )
 
 
-def _size(value: float) -> str:
+def count(number: int, name: str) -> str:
+    """'1 chip', '16 chips'."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def hours(value: float) -> str:
+    """'3.21 hours'; minutes or seconds where it is less than 0.1."""
+    for unit, scale in (("hours", 1), ("minutes", 60)):
+        if value * scale >= (0.1 if scale == 1 else 1):
+            return f"{_digits(value * scale)} {unit}"
+    return f"{_digits(value * 3600)} seconds"
+
+
+def chip_hours(value: float) -> str:
+    """The same of chips: '51.4 chip-hours'."""
+    return hours(value).replace(" ", " chip-")
+
+
+def _digits(value: float) -> str:
+    """Three digits, never as a power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def size(value: float) -> str:
     """Bytes as memory is told."""
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
 

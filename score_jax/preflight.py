@@ -3,13 +3,13 @@
 Nothing is computed and no data is read, so that the devices need not be there.
 """
 
+import contextlib
 import dataclasses
-import gzip
-import hashlib
-import json
 import logging
-import os
+import math
 import re
+import resource
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from score_jax import config as config_lib
-from score_jax import hlo, train_state
+from score_jax import hlo, preflight_kept, train_state
 from score_jax.mesh import Layout
 from score_jax.recipe import Recipe
 from score_jax.topologies import Slice
@@ -33,6 +33,10 @@ _TOO_LARGE = {
     re.compile(r"Used ([\d.]+)([BKMGT]?) of ([\d.]+)([BKMGT]?) hbm"): True,
     re.compile(r"\(([\d.]+)([BKMGT]?)\) exceeds available HBM \(([\d.]+)([BKMGT]?)\)"): False,
 }
+# XLA's own number: at -1 a TPU's compiler is 5 times quicker on WRN-10-2 in float32, with the same
+# FLOPs and communication, 1.7 times the cycles and 2.2 times the temporaries.
+EFFORTS = {"full": 0.0, "quick": -1.0}
+TELL_EVERY = 60.0  # Seconds.
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -69,6 +73,7 @@ class Compiled:
     Attributes:
       program: what it does; None where XLA refused it.
       seconds_lowering, seconds_compiling: what it took; is_kept: an earlier plan had done it.
+      effort: of the compiler: after a 'quick' one memory and cycles are upper bounds.
     """
 
     memory: Memory
@@ -76,6 +81,7 @@ class Compiled:
     seconds_lowering: float
     seconds_compiling: float
     is_kept: bool
+    effort: str = "full"
 
 
 def batch_shapes(config: ConfigDict, recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
@@ -91,16 +97,9 @@ def batch_shapes(config: ConfigDict, recipe: Recipe) -> dict[str, jax.ShapeDtype
 def state_bytes(recipe: Recipe, layout: Layout) -> int:
     """Of a training state on one device."""
     return sum(
-        leaf.dtype.itemsize * _count(leaf.sharding.shard_shape(leaf.shape))
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(train_state.abstract(recipe, layout))
     )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def lower(config: ConfigDict, recipe: Recipe, layout: Layout) -> Any:
@@ -111,11 +110,17 @@ def lower(config: ConfigDict, recipe: Recipe, layout: Layout) -> Any:
 
 
 def compile_plan(
-    config: ConfigDict, recipe: Recipe, layout: Layout, place: Slice, kept_in: Path | None = None
+    config: ConfigDict,
+    recipe: Recipe,
+    layout: Layout,
+    place: Slice,
+    kept_in: Path | None = None,
+    effort: str = "full",
 ) -> Compiled:
     """Lowers and compiles the step.
 
     Args:
+      effort: of `EFFORTS`.
       kept_in: folder of what earlier plans compiled. JAX's own cache writes programs for devices
         that are not there, and cannot read them back.
 
@@ -127,19 +132,17 @@ def compile_plan(
     lowering = time.monotonic() - start
     LOGGER.info("lowered the step in %.1f s", lowering)
 
-    file = kept_in / f"{_fingerprint(lowered, place)}.json.gz" if kept_in else None
-    kept = _read(file)
+    name = f"{preflight_kept.fingerprint(lowered, place, effort)}.json.gz"
+    file = kept_in / name if kept_in else None
+    kept = preflight_kept.read(file)
     if kept is None:
-        LOGGER.info(
-            "compiling it for %s (%d chips); seconds for a small network, 4 to 20 minutes on two "
-            "cores for a WideResNet",
-            place.name, place.num_chips,
-        )  # fmt: skip
+        LOGGER.info("compiling it for %s; %s", place.name, _cost(config, place, effort))
         start = time.monotonic()
-        kept = _compile(lowered)
+        with _telling():
+            kept = _compile(lowered, effort)
         kept["seconds"] = time.monotonic() - start
         LOGGER.info("compiled it in %.0f s", kept["seconds"])
-        _write(file, kept)
+        preflight_kept.write(file, kept)
         is_kept = False
     else:
         LOGGER.info("compiled before, in %.0f s: %s", kept["seconds"], file)
@@ -154,15 +157,58 @@ def compile_plan(
         seconds_lowering=lowering,
         seconds_compiling=kept["seconds"],
         is_kept=is_kept,
+        effort=effort,
     )
 
 
-def _compile(lowered: Any) -> dict[str, Any]:
+def _cost(config: ConfigDict, place: Slice, effort: str) -> str:
+    """What compiling takes, and what is quicker."""
+    if not place.chip.clock:
+        return "seconds for a small network, minutes for a WideResNet"
+    precisions = (config.precision.train, config.precision.attack)
+    text = "seconds for a small network; on two cores "
+    if set(precisions) == {"bfloat16"}:
+        text += "4 to 20 minutes for a WideResNet"
+        return text if effort == "quick" else f"{text}, a fifth of it with --effort=quick"
+    if effort == "quick":
+        return f"{text}about 5 minutes for WRN-28-10 in float32"
+    return (
+        f"{text}25 minutes and more, and 11 GB, for WRN-28-10 in float32; a seventh of it with "
+        "--config.precision.train=bfloat16 --config.precision.attack=bfloat16, a fifth with "
+        "--effort=quick (upper bounds)"
+    )
+
+
+@contextlib.contextmanager
+def _telling(every: float = TELL_EVERY) -> Iterator[None]:
+    """Tells now and then what the compiler took so far; it says nothing itself."""
+    done, start, computed = threading.Event(), time.monotonic(), time.process_time()
+
+    def tell() -> None:
+        while not done.wait(every):
+            LOGGER.info(
+                "compiling for %.0f s: %.0f s of CPU, %.1f GiB of memory at the most",
+                time.monotonic() - start, time.process_time() - computed,
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            )  # fmt: skip
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _compile(lowered: Any, effort: str) -> dict[str, Any]:
     """The text of the program and its memory, or what XLA says is too much."""
     was_cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(
+            compiler_options={"exec_time_optimization_effort": EFFORTS[effort]}
+        )
     except jax.errors.JaxRuntimeError as error:
         numbers = out_of_memory(str(error))
         if numbers is None:
@@ -195,46 +241,3 @@ def out_of_memory(message: str) -> tuple[int, int, int] | None:
             limit = int(float(available) * _UNITS[other])
             return (used, 0, limit) if tells_all else (0, used, limit)
     return None
-
-
-def cache_folder() -> Path:
-    """Where compiled plans are kept: $XDG_CACHE_HOME/score_jax/plans, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "score_jax/plans"
-
-
-def _fingerprint(lowered: Any, place: Slice) -> str:
-    """Of the traced program, where it shall run, and what compiles it."""
-    versions = "".join(_versions())
-    digest = hashlib.sha256(f"{place.name} {place.chip.kind} {versions}\n".encode())
-    digest.update(lowered.as_text().encode())
-    return digest.hexdigest()[:32]
-
-
-def _versions() -> Iterator[str]:
-    from importlib import metadata
-
-    for library in ("jax", "jaxlib", "libtpu"):
-        try:
-            yield f"{library} {metadata.version(library)} "
-        except metadata.PackageNotFoundError:
-            yield f"no {library} "
-    yield os.environ.get("XLA_FLAGS", "") + os.environ.get("LIBTPU_INIT_ARGS", "")
-
-
-def _read(file: Path | None) -> dict[str, Any] | None:
-    try:
-        return json.loads(gzip.decompress(file.read_bytes())) if file else None
-    except (OSError, EOFError, ValueError):
-        return None
-
-
-def _write(file: Path | None, kept: dict[str, Any]) -> None:
-    if file is None:
-        return
-    part = file.with_suffix(f".part{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(gzip.compress(json.dumps(kept).encode(), 3))
-        part.replace(file)
-    except OSError as error:
-        LOGGER.warning("the compiled plan is not kept: %s", error)

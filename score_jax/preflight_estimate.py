@@ -2,14 +2,16 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from score_jax.evaluation import Judge
-from score_jax.hlo import Collective, Product, Program
+from score_jax.hlo import Collective, Product, Program, attack_loops
 from score_jax.topologies import Chip, Slice
 
+REPEATS = 10
 PRECISIONS = {"float32": "highest", "tf32": "default", "bfloat16": "default"}
 
 
@@ -19,34 +21,47 @@ class Estimate:
 
     Attributes:
       compute: of all products at the chip's peak for their precision.
-      memory: of all traffic with main memory at its bandwidth, every operand and result counted.
       links: of all communication, bandwidth and latency, one after the other.
+      once: main memory, where what the step is given and gives back is moved once and all between
+        stays on the chip.
+      memory: the same where every operand and every result of each instruction is moved; an upper
+        estimate, as caches and fast memory keep some of them.
       scheduled: by the compiler's estimate of each instruction, with `links`; 0: it tells none.
     """
 
     compute: float
-    memory: float
     links: float
+    once: float
+    memory: float
     scheduled: float
 
     @property
     def roofline(self) -> float:
-        """Whatever takes longest, as if the rest ran beside it."""
-        return max(self.compute, self.memory, self.links)
+        """A lower bound: whatever takes longest at the least, as if the rest ran beside it."""
+        return max(self.compute, self.links, self.once)
 
     @property
     def limit(self) -> str:
-        """What that is: 'compute', 'memory' or 'links'."""
-        return max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
+        """What that is: 'compute', 'links' or 'once'."""
+        return max(("compute", "links", "once"), key=lambda name: getattr(self, name))
+
+    @property
+    def in_turn(self) -> float:
+        """Products at their peak, all traffic and communication, one after the other."""
+        return self.compute + self.memory + self.links
 
     @property
     def step(self) -> float:
-        """The one number: what the compiler counts where it counts, else the roofline."""
+        """The one number: what the compiler counts where it counts, else the lower bound."""
         return self.scheduled or self.roofline
 
 
-def estimate(program: Program, place: Slice, num_devices: int) -> Estimate:
-    """Of one run of a program on a slice."""
+def estimate(program: Program, place: Slice, num_devices: int, given: float = 0) -> Estimate:
+    """Of one run of a program on a slice.
+
+    Args:
+      given: bytes on a device of what the step is given and gives back.
+    """
     chip = place.chip
     links = sum(
         each.times * place.seconds(each.kind, each.bytes, each.group or num_devices)
@@ -57,8 +72,9 @@ def estimate(program: Program, place: Slice, num_devices: int) -> Estimate:
             each.flops * each.times / chip.peak(each.dtype, each.precision)
             for each in program.products
         ),
-        memory=program.bytes / chip.bandwidth,
         links=links,
+        once=given / chip.bandwidth,
+        memory=program.bytes / chip.bandwidth,
         scheduled=program.cycles / chip.clock + links if chip.clock and program.cycles else 0.0,
     )
 
@@ -70,11 +86,12 @@ def by_policy(program: Program, attack: str, train: str, num_steps: int) -> Prog
 
     Args:
       attack, train: of config.precision.
-      num_steps: of the attack; what is in such a loop is the attack's.
+      num_steps: of the attack.
     """
+    attacks = set(attack_loops(program, num_steps))
 
     def place(product: Product) -> Product:
-        in_attack = any(loop.trips == num_steps for loop in product.loops)
+        in_attack = any(loop in attacks for loop in product.loops)
         wanted = PRECISIONS[attack if in_attack else train]
         return dataclasses.replace(product, precision=wanted)
 
@@ -95,31 +112,45 @@ def inside(collectives: tuple[Collective, ...], loops) -> tuple[list[Collective]
     return parts
 
 
-def measure(kind: str, memory: float) -> Chip:
-    """The rates of this machine's own device, from one product and one copy: about a second.
+def measure(kind: str, memory: float, num_devices: int) -> Chip:
+    """The rates of one of this machine's devices, from products and copies: about a second.
 
-    All virtual devices of a CPU share them; what is measured is one alone.
+    Args:
+      memory: bytes that one device may have.
+      num_devices: how many there are; those of a CPU share its cores and its memory.
     """
+    sharers = num_devices if kind == "cpu" else 1
     side = 1024 if kind == "cpu" else 8192
     peaks = {}
     for dtype in ("f32", "bf16"):
         factor = jnp.ones((side, side), {"f32": jnp.float32, "bf16": jnp.bfloat16}[dtype])
         for precision in ("default", "highest"):
             multiply = jax.jit(lambda a, p=precision: jnp.dot(a, a, precision=p))
-            peaks[dtype, precision] = 2 * side**3 / _best(multiply, factor)
+            seconds = _best(lambda multiply=multiply, factor=factor: multiply(factor))
+            peaks[dtype, precision] = 2 * side**3 / seconds / sharers
         peaks[dtype, "high"] = peaks[dtype, "highest"]
+    return Chip(kind=kind, memory=memory, bandwidth=_copied() / sharers, peaks=peaks)
+
+
+def _copied() -> float:
+    """Bytes/s, read and written, in place: pages that are new to the process take much longer."""
     block = jnp.ones(2**25, jnp.float32)
-    return Chip(
-        kind=kind, memory=memory, bandwidth=2 * block.nbytes / _best(jax.jit(jnp.negative), block),
-        peaks=peaks,
-    )  # fmt: skip
+    negate = jax.jit(jnp.negative, donate_argnums=0)
+
+    def copy():
+        nonlocal block
+        block = negate(block)
+        return block
+
+    return 2 * block.nbytes / _best(copy)
 
 
-def _best(function, argument) -> float:
-    jax.block_until_ready(function(argument))
+def _best(function: Callable[[], jax.Array]) -> float:
+    """Seconds of the quickest of several runs: whatever else runs here only slows them."""
+    jax.block_until_ready(function())
     seconds = []
-    for _ in range(3):
+    for _ in range(REPEATS):
         start = time.perf_counter()
-        jax.block_until_ready(function(argument))
+        jax.block_until_ready(function())
         seconds.append(time.perf_counter() - start)
     return min(seconds)

@@ -1,8 +1,9 @@
 """Chips, what they can do at the most, and TPU slices that are only described, for compiling.
 
 Peaks are the makers' own numbers, for dense products. Sources:
-  TPU: https://cloud.google.com/tpu/docs/v5e (and v3, v4, v5p, v6e, tpu7x): compute, memory
-    bandwidth, 'interchip interconnect'. Clocks follow from the peak and the number of matrix units.
+  TPU: https://cloud.google.com/tpu/docs/v5e (and v3, v4, v5p, v6e): compute, memory bandwidth,
+    half of the 'bidirectional inter-chip interconnect'; of v3 the 'all-reduce bandwidth per Pod',
+    340 TB/s over 1024 chips. Clocks follow from the peak and the number of matrix units.
     Memory is what libtpu 0.0.42 lets a program have: the limit that it names when one is too large.
   A torus carries a ring both ways in every axis; about a microsecond a hop:
     https://jax-ml.github.io/scaling-book/tpus
@@ -124,7 +125,8 @@ class _Generation:
     shapes: tuple[str, ...]
     options: Mapping[str, Any]
     ring: int  # An axis of this length, or of a multiple of it, is a ring.
-    devices_per_chip: int = 1
+    type_name: str = ""  # Of TPU_ACCELERATOR_TYPE, where it is another.
+    counts_cores: bool = False  # There: two a chip.
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -134,24 +136,25 @@ _CUBES = (
 
 GENERATIONS = {
     "v3": _Generation(
-        chip=_tpu("TPU v3", 15.48, 450, 61.5, 40, 0.94), axes=2, devices_per_chip=2, ring=16,
+        # One of the two cores of a chip: half of its compute, memory and links.
+        chip=_tpu("TPU v3", 15.48, 450, 61.5, 166, 0.94), axes=2, ring=16, counts_cores=True,
         shapes=("2x2", "4x4", "4x8", "8x8", "8x16", "16x16"), options={},
     ),
     "v4": _Generation(
         chip=_tpu("TPU v4", 30.75, 1228, 275, 300, 1.05), axes=3, shapes=_CUBES, ring=4,
         # The two cores of a chip as one device, as they are on a TPU VM.
-        options={"chip_config_name": "megacore"},
+        options={"chip_config_name": "megacore"}, counts_cores=True,
     ),
     "v5e": _Generation(
         chip=_tpu("TPU v5 lite", 15.75, 819, 197, 200, 1.5), axes=2, shapes=_FLAT, ring=16,
-        options={},
+        options={}, type_name="v5litepod",
     ),
     "v5p": _Generation(
         chip=_tpu("TPU v5", 95.74, 2765, 459, 600, 1.75), axes=3, shapes=_CUBES, ring=4,
-        options={},
+        options={}, counts_cores=True,
     ),
     "v6e": _Generation(
-        chip=_tpu("TPU v6 lite", 31.25, 1638, 918, 448, 1.75), axes=2, shapes=_FLAT, ring=16,
+        chip=_tpu("TPU v6 lite", 31.25, 1638, 918, 400, 1.75), axes=2, shapes=_FLAT, ring=16,
         options={},
     ),
 }  # fmt: skip
@@ -224,15 +227,15 @@ def describe(text: str) -> tuple[Slice, Sequence[Any]]:
     name, sides = _parse(text)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "compiling for a TPU needs libtpu, which any Linux machine can have: "
-            "pip install 'score_jax[plan]'"
+            "compiling for a TPU needs libtpu, which any Linux machine can have; "
+            f"pip install 'jax[tpu]=={jax.__version__}' takes the one that fits this jax"
         )
     generation = GENERATIONS[name]
     chips = math.prod(sides)
     # libtpu would ask the cloud what machine this is, and wait for whoever else compiles.
     quiet = {
         "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_ACCELERATOR_TYPE": f"{name}-{chips}", "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": _type(name, chips), "TPU_WORKER_HOSTNAMES": "localhost",
     }  # fmt: skip
     for variable, value in quiet.items():
         os.environ.setdefault(variable, value)
@@ -258,6 +261,12 @@ def describe(text: str) -> tuple[Slice, Sequence[Any]]:
         name=text.lower(), chip=generation.chip, num_chips=chips, sides=sides, has_rings=rings
     )
     return place, devices
+
+
+def _type(name: str, chips: int) -> str:
+    """What Google calls a slice, such as 'v5litepod-4' or 'v3-8'; libtpu complains of others."""
+    generation = GENERATIONS[name]
+    return f"{generation.type_name or name}-{chips * (2 if generation.counts_cores else 1)}"
 
 
 def _version() -> str:

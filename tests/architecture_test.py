@@ -15,7 +15,7 @@ FLOORS = {
     0: "__init__ types",
     1: "divergences threat_models optimizers averaging weight_perturbation metrics mesh config "
     "config_rules overrides writers workdir command_line restricted_pickle stopping timing "
-    "watchdog compile_cache hlo topologies distributed runtime_failures",
+    "watchdog compile_cache hlo topologies distributed runtime_failures restarts control_groups",
     2: "models attacks objectives data",
     3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint "
     "recipes preflight artifact warm_start",
@@ -30,6 +30,7 @@ NEIGHBOURS = {
     "config_rules": {"overrides"},
     "command_line": {"config_rules", "overrides"},
     "workdir": {"config", "distributed"},
+    "restarts": {"workdir"},
     "writers": {"workdir"},
     "minimax": {"recipe"},
     "train_state": {"recipe"},

@@ -1,0 +1,41 @@
+"""What a container or a job of a cluster leaves of this machine's memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+NO_LIMIT = 2**60  # Cgroups write such a number where there is no limit.
+
+
+def read_file(path: str) -> str:
+    """The text of a file of this machine; '' where there is none to read."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def memory_room(read: Callable[[str], str] = read_file) -> tuple[int, int] | None:
+    """(limit, what is left of it) in bytes, of the control group of this process.
+
+    Args:
+      read: the text of a file by its path; '' where there is none.
+
+    Returns:
+      That of the group with the least left, of both versions of cgroups; None without a limit.
+    """
+    rooms = []
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = "/sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base = "/sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        # Inside a container the path is that of the host: its own group is mounted at the base.
+        for folder in (base + path.rstrip("/"), base):
+            limit, used = (read(f"{folder}/{name}").strip() for name in names)
+            if limit.isdigit() and int(limit) < NO_LIMIT:
+                rooms.append((int(limit), int(limit) - int(used or 0)))
+    return min(rooms, key=lambda room: room[1], default=None)
