@@ -19,6 +19,7 @@ from score_jax import (
     microbatches,
     model_passes,
     recipes,
+    restarts,
     train_state,
     warm_start,
     workdir,
@@ -52,6 +53,7 @@ def train(
       UserError: anything the user can mend; what was saved before is kept.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when the state is saved.
     """
+    folder = str(Path(folder).expanduser())
     # A wrong name or number, or missing data, fails before anything is written.
     run = recipes.build(config)
     layout = layout or mesh.create(fsdp=config.mesh.fsdp)
@@ -108,6 +110,8 @@ def train(
                 state = train_state.create(run.recipe, init_key, layout, weights)
                 is_validated = True
             loop.step = int(state.step)
+            if primary:
+                restarts.begin(place, loop.step)
             is_finished = loop.step == run.num_train_steps and is_validated
             if not is_finished:
                 validation = evaluation.place(images, labels, config.validation.batch_size, layout)

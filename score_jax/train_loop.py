@@ -47,6 +47,8 @@ class Loop:
         self._pending: tuple[int, Any] | None = None
         self._saved_step, self._saved_time = 0, time.monotonic()
         self._timed_save_step: int | None = None
+        self._next_look = 0
+        self._has_validated = False
 
     def run(
         self,
@@ -178,7 +180,7 @@ class Loop:
         with self._phase("checkpoint"):
             self._checkpoints.save(state, best, is_validated=is_validated)
         self._saved_step, self._saved_time = step, time.monotonic()
-        self._timed_save_step = None
+        self._timed_save_step, self._next_look = None, step
 
     def _check(self, state: TrainState) -> None:
         """Writes what is pending, and refuses to go on with weights that are no numbers."""
@@ -200,7 +202,9 @@ class Loop:
           The best checkpoint, and whether the validation came to its end before a stop.
         """
         self._check(state)
-        with self._phase("validation"):
+        # The first one compiles its program too, which may take longer than all that follows.
+        what = "validation" if self._has_validated else "compiling"
+        with self._timer.measuring("validation"), self._watchdog.doing(what):
             key = jax.random.fold_in(self._validation_key, step)
             ema_params = self._layout.gather(state.ema_params)
             accuracies = evaluation.accuracies(
@@ -209,6 +213,7 @@ class Loop:
             )  # fmt: skip
         if accuracies is None:
             return best, False
+        self._has_validated = True
         values = {f"val/{name}": value for name, value in accuracies.items()}
         self._writer.write(step, step / self._run.steps_per_epoch, values)
         words = " ".join(f"{name} {value:.2%}" for name, value in values.items())
@@ -236,12 +241,17 @@ class Loop:
         metrics.check(sums["health"], self._saved_step)
 
     def _foresee_save(self, step: int) -> None:
-        """Sets the step of the next timed save, now and then: clocks differ, steps do not."""
+        """Sets the step of the next timed save, now and then: clocks differ, steps do not.
+
+        At steps that process 0 has named before: about once a minute, and often while little is
+        known of how long a step takes.
+        """
         minutes, done = self._config.checkpoint.every_minutes, step - self._begun_step
-        # At the lines of the log, where processes meet anyway, and often while little is known.
-        if not minutes or (step % self._config.log.every_steps and done & (done - 1)):
+        if not minutes or step < self._next_look:
             return
         now = time.monotonic()
-        left = 60 * minutes - (now - self._saved_time)
-        steps = left / ((now - self._begun_time) / done)
-        self._timed_save_step = step + distributed.from_primary(max(0, math.ceil(steps)))
+        pace = (now - self._begun_time) / done
+        left = (60 * minutes - (now - self._saved_time)) / pace
+        found = max(0, math.ceil(left)), max(1, min(done, int(60 / pace)))
+        save, look = distributed.from_primary(list(found))
+        self._timed_save_step, self._next_look = step + save, step + look

@@ -145,7 +145,7 @@ def test_weights_that_changed_before_the_first_checkpoint_are_refused(
     settings = config_of(data_dir, f"init_from={start}")
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Loop", None)  # Killed before the first step.
+        patch.setattr(train.Loop, "run", None)  # Killed before the first step.
         with pytest.raises(TypeError):
             train.train(settings, str(folder))
     shutil.rmtree(start)
