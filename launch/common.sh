@@ -7,11 +7,16 @@
 #   parse "names that take a value" "names that take none" NUMBER_OF_OWN_WORDS "$@"
 # which leaves its own words in `own` and the words of score-jax, from the job's name on, in `job`.
 # --dry-run and --help are options of each, wherever they stand. With `pass_unknown=yes` options
-# that it does not know are left in `passed`; elsewhere they are refused.
+# that it does not know are left in `passed`; elsewhere they are refused. A value is written
+# --NAME=VALUE: without the sign a forgotten value would take the job's name for one.
 
 PROGRAM="launch/$(basename "$0")"
 own=() job=() passed=()
 opt_dry_run="" pass_unknown=""
+
+# The jobs of score-jax (score_jax.cli.JOBS), known without starting Python.
+JOBS="train evaluate export autoattack import compare trust submit analyze report sweep list plan"
+JOBS+=" data doctor"
 
 # score_jax.types.RESTART and what the shell makes of a stop that was asked for.
 FINISHED=0 REFUSED=2 RESTART=75 STOPPED=130
@@ -51,6 +56,7 @@ parse() {
     fi
     case "$word" in
       --*) ;;
+      -?*) refuse "unknown option $word; options are written --NAME=VALUE" ;;
       *)
         if [ ${#own[@]} -lt "$count" ]; then own+=("$word"); else job+=("$word"); fi
         continue ;;
@@ -70,14 +76,8 @@ parse() {
         [ "$word" = "${word%%=*}" ] || refuse "${word%%=*} takes no value"
         value=yes ;;
       *)
-        if [ "$word" != "${word%%=*}" ]; then
-          value="${word#*=}"
-        elif [ $# -gt 0 ]; then
-          value="$1"
-          shift
-        else
-          refuse "$word has no value; write $word=VALUE"
-        fi ;;
+        [ "$word" != "${word%%=*}" ] || refuse "$word has no value; write $word=VALUE"
+        value="${word#*=}" ;;
     esac
     printf -v "opt_$name" '%s' "$value"
   done
@@ -88,11 +88,24 @@ known() {
   for name in $1; do printf ' --%s' "${name//_/-}"; done
 }
 
-# is_count NAME VALUE LEAST: refuses what is no whole number of at least LEAST.
+# needs_job EXAMPLE: refuses where `job` does not begin with a job of score-jax.
+needs_job() {
+  [ ${#job[@]} -gt 0 ] || refuse "no job; write $PROGRAM $1"
+  case " $JOBS " in
+    *" ${job[0]} "*) ;;
+    *) refuse "'${job[0]}' is no job of score-jax (options are --NAME=VALUE); known: $JOBS" ;;
+  esac
+}
+
+# is_count NAME VALUE LEAST [MOST]: refuses what is no whole number from LEAST to MOST [999999999].
 is_count() {
   case "$2" in
-    '' | *[!0-9]*) refuse "$1=$2 is no whole number" ;;
+    # bash takes 08 for a number of base 8.
+    '' | *[!0-9]* | 0?*) refuse "$1=$2 is no whole number" ;;
   esac
+  if [ ${#2} -gt 9 ] || [ "$2" -gt "${4:-999999999}" ]; then
+    refuse "$1=$2 is more than ${4:-999999999}"
+  fi
   [ "$2" -ge "$3" ] || refuse "$1=$2 is less than $3"
 }
 
@@ -105,6 +118,10 @@ numbers() {
     case "$low$high" in
       '' | *[!0-9]*) refuse "'$1' is no list of settings; write such as 0-2,5" ;;
     esac
+    [ "$part" = "$low" ] || [ "$part" = "$low-$high" ] ||
+      refuse "'$1' is no list of settings; write such as 0-2,5"
+    is_count "a setting of '$1'" "$low" 0 9999
+    is_count "a setting of '$1'" "$high" 0 9999
     [ "$low" -le "$high" ] || refuse "'$part' ends before it begins"
     while [ "$low" -le "$high" ]; do all+=("$low"); low=$((low + 1)); done
   done
@@ -112,6 +129,9 @@ numbers() {
   [ ${#all[@]} -gt 0 ] || refuse "an empty list of settings; write such as 0-2,5"
   printf '%s\n' "${all[*]}"
 }
+
+# Whether an exit code is 128 and a signal; SLURM's 253, out of memory, is not.
+is_signal() { [ "$1" -gt 128 ] && [ "$1" -le 192 ]; }
 
 # What an exit code of score-jax says, in words.
 meaning() {
@@ -121,7 +141,7 @@ meaning() {
     "$RESTART") echo "asks to be started again (exit code 75)" ;;
     "$STOPPED") echo "stopped as asked, after a save (exit code 130)" ;;
     *)
-      if [ "$1" -gt 128 ]; then
+      if is_signal "$1"; then
         echo "ended by SIG$(kill -l "$1" 2>/dev/null || echo "NAL $(($1 - 128))") (exit code $1)"
       else
         echo "failed (exit code $1)"
@@ -136,7 +156,7 @@ severity() {
     "$STOPPED") echo 1 ;;
     "$RESTART") echo 2 ;;
     "$REFUSED") echo 5 ;;
-    *) if [ "$1" -gt 128 ]; then echo 3; else echo 4; fi ;;
+    *) if is_signal "$1"; then echo 3; else echo 4; fi ;;
   esac
 }
 

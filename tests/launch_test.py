@@ -1,4 +1,4 @@
-"""Launchers on this machine: help, errors, dry runs; local_pod.sh and slurm.sbatch with a stub."""
+"""Launchers on this machine: help, errors, dry runs; local_pod.sh with a stub."""
 
 import os
 import re
@@ -6,67 +6,27 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-LAUNCH = ROOT / "launch"
+from score_jax.cli import JOBS
+from tests import launchers
+from tests.launchers import LAUNCH, ROOT, launch, wait_for
+
 SCRIPTS = sorted([*LAUNCH.glob("*.s*"), *ROOT.glob("benchmarks/*.sh"), ROOT / ".ci/run"])
 # Each with the words that it needs for a dry run.
 LAUNCHERS = {
     "local_pod.sh": "2 train --config=a.py",
-    "tpu_vm.sh": "run r --zone=z --type=v5litepod-16 train --config=a.py",
+    "tpu_vm.sh": "run r --zone=z --type=v5litepod-16 --keep train --config=a.py",
     "tpu_worker.sh": "start train --config=a.py",
     "gke.sh": "--image=i --tpu=v5e:4x4 train --config=a.py",
     "slurm.sh": "train --config=a.py",
 }
-# Writes its words, then does what STUB_<process> says: an exit code, `once` 75 and then 0; or goes
-# on: until it is told to stop with `wait` (130) and `late` (75), for ever with `hang`.
-STUB = """#!/usr/bin/env bash
-id="${@: -1}" id="${id#*=}"
-echo "process $id: $*"
-echo "$$" > "$STUB_FOLDER/pid$id"
-what="STUB_$id" what="${!what:-0}"
-stopped() {
-  echo stop >> "$STUB_FOLDER/stops$id"
-  case "$what" in wait) exit 130 ;; late) exit 75 ;; esac
-}
-trap stopped TERM INT
-case "$what" in
-  hang | wait | late) while :; do sleep 0.05; done ;;
-  once) [ -e "$STUB_FOLDER/done$id" ] && exit 0; touch "$STUB_FOLDER/done$id"; exit 75 ;;
-esac
-exit "$what"
-"""
 
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    path = tmp_path / "stub.sh"
-    path.write_text(STUB)
-    path.chmod(0o755)
-    monkeypatch.setenv("SCORE_JAX", str(path))
-    monkeypatch.setenv("STUB_FOLDER", str(tmp_path))
-    yield tmp_path
-    for pid in tmp_path.glob("pid*"):
-        subprocess.run(["kill", "-KILL", pid.read_text().strip()], stderr=subprocess.DEVNULL)
-
-
-def launch(words, **environment):
-    name, *rest = shlex.split(words)
-    return subprocess.run(
-        ["bash", str(LAUNCH / name), *rest],
-        text=True, capture_output=True, timeout=60, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def wait_for(*paths):
-    deadline = time.monotonic() + 20
-    while not all(path.exists() and path.read_text() for path in paths):
-        assert time.monotonic() < deadline, f"not all written: {paths}"
-        time.sleep(0.02)
+    yield from launchers.stub(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")
@@ -99,14 +59,44 @@ def test_help_names_every_option_and_a_dry_run_runs_nothing(name):
         ("local_pod.sh 2 --sweep=3-1 train", "ends before it begins"),
         ("tpu_vm.sh walk r", "unknown action 'walk'"),
         ("tpu_vm.sh run r train", "--zone=ZONE is needed"),
-        ("tpu_vm.sh run r --zone=z --dry-run train", "--type=TYPE is needed"),
-        ("tpu_vm.sh run r --zone=z --type=v4-8 --spot --flex=1h --dry-run train", "exclude"),
+        ("tpu_vm.sh run r --zone=z --dry-run --keep train", "--type=TYPE is needed"),
+        ("tpu_vm.sh run r --zone=z --type=v4-8 --spot --flex=1h --dry-run --keep train", "exclude"),
+        ("tpu_vm.sh run r --zone=z --type=v4-8 --sweep=abc --dry-run --keep train", "no list of"),
+        ("tpu_vm.sh run r --zone=z --type=v4-8 train --workdir=bucket/r", "would be deleted"),
+        ("tpu_vm.sh run r --zone=z --type=v4-8 --bucket=b train --workdir=runs/r", "--keep"),
+        ("tpu_vm.sh run r --zone=z --type=v4-8 --bucket=b train", "--workdir= would be deleted"),
+        ("tpu_vm.sh run r --zone=z --bucket=b train --workdir=bucket/../r", "would be deleted"),
+        ("tpu_vm.sh run r --zone=z evaluate --workdir=runs/r", "would be deleted"),
         ("gke.sh train", "--image=IMAGE is needed"),
         ("gke.sh --image=i --tpu=v9:4x4 train", "unknown generation 'v9'"),
         ("gke.sh --image=i --tpu=v5e:4x4 --chips-per-vm=3 train", "no multiple"),
         ("gke.sh --image=i --gpu=h100 train", "no number"),
         ("gke.sh --image=i --tpu=v5e:4x4 --name=Run train", "--name=Run"),
+        ("gke.sh --image=i --tpu=v5e train", "the topology of v5e has 2 sides"),
+        ("gke.sh --image=i --tpu=v5e:4x train", "a side of --tpu=v5e:4x: ''= is no whole number"),
+        ("gke.sh --image=i --tpu=v5e:4x4x4 train", "the topology of v5e has 2 sides"),
+        ("gke.sh --image=i --tpu=v6e:4 train", "the topology of v6e has 2 sides"),
+        ("gke.sh --image=i --tpu=v5p:4x4 train", "write such as v5p:2x2x4"),
+        ("gke.sh --image=i --tpu=v4:2x2x0 train", "less than 1"),
+        ("gke.sh --image=i --tpu=v5e:4x4 --xpk=c --queue=q train", "--queue=q does not go with"),
+        ("gke.sh --image=i --tpu=v5e:4x4 --xpk=c --namespace=n train", "--namespace=n does not"),
+        ("gke.sh --image=i --tpu=v5e:4x4 --xpk=c --service-account=s train", "--service-account=s"),
+        ("gke.sh --image=i --tpu=v5e:4x4 --xpk=c --chips-per-vm=8 train", "--chips-per-vm=8 does"),
+        ("gke.sh --image=i --gpu=h100:8 --xpk=c train", "--xpk is for --tpu"),
         ("slurm.sh --nodes=2", "no job"),
+        ("slurm.sh -N 2 --dry-run train", "unknown option -N"),
+        ("slurm.sh --nodes 4 --dry-run train", "'4' is no job of score-jax"),
+        ("slurm.sh --dry-run trian", "'trian' is no job of score-jax"),
+        ("slurm.sh --chain 2 --dry-run train", "write --chain=VALUE"),
+        ("slurm.sh --sweep=0-8%x --dry-run train", "=x is no whole number"),
+        ("slurm.sh --sweep=0-8%0 --dry-run train", "=0 is less than 1"),
+        ("slurm.sh --sweep=1-2-3 --dry-run train", "no list of settings"),
+        ("slurm.sh --sweep=0-99999999999999999999 --dry-run train", "is more than 9999"),
+        ("local_pod.sh 2 --port=99999999999999999999 train", "is more than 65535"),
+        ("local_pod.sh 2 --port=65536 train", "is more than 65535"),
+        ("local_pod.sh 2 --restart=08 train", "--restart=08 is no whole number"),
+        ("local_pod.sh 2 --restart 3 train", "--restart has no value; write --restart=VALUE"),
+        ("tpu_worker.sh start trian", "'trian' is no job"),
         ("slurm.sh --chain=2 --sweep=0-3 --dry-run train", "do not go together"),
         ("slurm.sbatch train", "not inside of a SLURM job"),
     ],
@@ -115,6 +105,34 @@ def test_mistakes_are_one_line(words, message):
     said = launch(words)
     assert said.returncode == 2
     assert message in said.stderr and said.stderr.count("\n") == 1 and not said.stdout
+
+
+def test_the_jobs_that_launchers_know_are_those_there_are():
+    command = f". {LAUNCH}/common.sh; echo $JOBS"
+    known = subprocess.run(["bash", "-c", command], text=True, capture_output=True, check=True)
+    assert sorted(known.stdout.split()) == sorted(JOBS)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SCRIPTS if path.name not in ("common.sh", "environment.sh")],
+    ids=lambda path: path.name,
+)  # fmt: skip
+def test_a_script_is_read_as_a_whole_before_it_works(path):
+    """bash goes on in the file where it was, whatever has come there meanwhile."""
+    last = path.read_text().splitlines()[-1]
+    assert last in ("main; exit", 'main "$@"; exit')
+
+
+def test_a_script_may_be_edited_while_it_runs(stub):
+    shutil.copytree(LAUNCH, stub / "launch")
+    script = stub / "launch/local_pod.sh"
+    environment = os.environ | dict(STUB_0="wait")
+    pod = subprocess.Popen([str(script), "1", "train"], env=environment, stderr=subprocess.PIPE)
+    wait_for(stub / "pid0")
+    script.write_text("exit 99\n" * 5000)
+    pod.send_signal(signal.SIGTERM)
+    _, errors = pod.communicate(timeout=20)
+    assert pod.returncode == 130, errors
 
 
 def test_local_pod_gives_each_process_its_place(stub):
@@ -135,8 +153,9 @@ def test_local_pod_gives_each_process_its_place(stub):
 
 @pytest.mark.parametrize(
     ("codes", "worst"),
-    [((0, 0), 0), ((75, 0), 75), ((130, 75), 75), ((75, 2), 2), ((1, 75), 1), ((1, 2), 2)],
-)
+    [((0, 0), 0), ((75, 0), 75), ((130, 75), 75), ((75, 2), 2), ((1, 75), 1), ((1, 2), 2),
+     ((253, 137), 253)],
+)  # fmt: skip
 def test_local_pod_ends_with_the_worst_code(stub, codes, worst):
     ran = launch("local_pod.sh 2 train", STUB_0=str(codes[0]), STUB_1=str(codes[1]))
     assert ran.returncode == worst
@@ -187,67 +206,3 @@ def test_local_pod_tells_who_was_killed_and_ends_the_rest(stub):
     assert errors.count("\n") == 3, errors
     with pytest.raises(ProcessLookupError):
         os.kill(int((stub / "pid0").read_text()), 0)
-
-
-def test_slurm_chains_and_arrays():
-    chain = launch("slurm.sh --nodes=4 --chain=3 --dry-run train --config=a.py").stdout
-    assert re.findall(r"--dependency=(\S+)", chain) == ["afterany:JOBID1", "afterany:JOBID2"]
-    assert chain.count("--nodes=4") == 3 and chain.count("SCORE_JAX_MAX_REQUEUES=0") == 3
-    array = launch("slurm.sh --sweep=0-8%2 --time=1:00:00 --dry-run train").stdout
-    assert "--array=0-8%2" in array and "--time=1:00:00" in array
-    assert "SCORE_JAX_MAX_REQUEUES=100" in array
-
-
-# srun does what STUB says; scontrol writes what it is asked.
-FAKE_SLURM = """#!/usr/bin/env bash
-case "${0##*/}" in
-  srun) SLURM_PROCID=1 "${@:3}"; exit $? ;;
-  squeue) echo 2099-01-01T00:00:00 ;;
-  scontrol)
-    case "$*" in
-      'show hostnames '*) printf 'node7\\nnode8\\n' ;;
-      '--oneliner show node node7') echo 'NodeName=node7 NodeAddr=10.0.0.7 Version=22' ;;
-      *) echo "$*" >> "$STUB_FOLDER/scontrol" ;;
-    esac ;;
-esac
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "restarts", "asked"),
-    [(0, 0, False), (130, 0, True), (75, 4, True), (137, 0, True), (2, 0, False), (1, 0, False),
-     (75, 5, False)],
-)  # fmt: skip
-def test_the_batch_script_requeues_what_can_go_on(stub, code, restarts, asked):
-    tools = stub / "tools"
-    tools.mkdir()
-    for name in ("srun", "scontrol", "squeue"):
-        (tools / name).write_text(FAKE_SLURM)
-        (tools / name).chmod(0o755)
-    ran = launch(
-        "slurm.sbatch train --config=a.py",
-        PATH=f"{tools}:{os.environ['PATH']}", STUB_1=str(code), SLURM_JOB_ID="12345",
-        SLURM_NTASKS="2", SLURM_JOB_NODELIST="node[7-8]", SLURM_ARRAY_TASK_ID="3",
-        SLURM_RESTART_COUNT=str(restarts), SCORE_JAX_MAX_REQUEUES="5",
-    )  # fmt: skip
-    assert ran.returncode == code
-    words = "train --config=a.py --sweep_index=3 --coordinator=10.0.0.7:22345 --num_processes=2"
-    assert ran.stdout == f"process 1: {words} --process_id=1\n"
-    calls = stub / "scontrol"
-    assert (calls.read_text() if calls.exists() else "") == ("requeue 12345\n" if asked else "")
-
-
-@pytest.mark.slow
-def test_a_run_on_a_slurm_cluster_is_preempted_and_finishes():
-    missing = [
-        name for name in ("munged", "slurmctld", "slurmd", "sbatch")
-        if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    ]  # fmt: skip
-    if missing:
-        pytest.skip(f"no {', '.join(missing)} here: apt-get install slurmctld slurmd munge")
-    ran = subprocess.run(
-        [ROOT / "benchmarks/slurm_cluster.sh"], text=True, capture_output=True, timeout=900,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "saved, requeued and finished" in ran.stdout
-    assert ran.stdout.count("stopped and saved at step") == 2
