@@ -16,7 +16,7 @@
 #   --namespace=NAMESPACE  [default]; --service-account=ACCOUNT of Kubernetes [default]
 #   --queue=QUEUE          Kueue's local queue
 #   --spot                 on spot nodes
-#   --max-restarts=N       after crashes; preemptions and exit code 75 do not count [10]
+#   --max-restarts=N       after crashes and exit code 75; preemptions do not count [10]
 #   --grace=SECONDS        from SIGTERM to SIGKILL: time to save [300]
 #   --sweep=LIST           one JobSet a setting of the recipe's sweep(), such as 0-2,5
 #   --xpk=CLUSTER          the same as `xpk workload create`, for clusters that xpk made
@@ -25,8 +25,8 @@
 # Afterwards: `kubectl logs -f job/NAME-workers-0`; `kubectl delete jobset NAME` saves and stops.
 # Needs JobSet v0.10.1 or later in the cluster (rules by message), Kubernetes 1.26 or later, and for
 # --bucket a service account that may write there. Exit code 2 of a process fails the JobSet at
-# once, 75, 130, 143 and preemption restart it without counting, everything else up to
-# --max-restarts times. xpk knows two kinds only: there 75 and signals restart, and count; anything
+# once; preemption (a disruption, or 143: SIGTERM before the run had begun) restarts it without
+# counting; 75, 130 and everything else restart it up to --max-restarts times. xpk knows two kinds only: there 75 and signals restart, and count; anything
 # else fails at once.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -38,8 +38,7 @@ opt_name="score-jax" opt_namespace="default" opt_service_account="default" opt_q
 opt_max_restarts=10 opt_grace=300 opt_sweep="" opt_xpk="" opt_command="score-jax"
 parse "image tpu slices chips_per_vm gpu nodes bucket name namespace service_account queue
   max_restarts grace sweep xpk command" "spot" 0 "$@"
-[ ${#job[@]} -gt 0 ] ||
-  refuse "no job; write $PROGRAM --image=IMAGE --tpu=v5e:4x4 train --config=..."
+needs_job "--image=IMAGE --tpu=v5e:4x4 train --config=..."
 [ -n "$opt_image" ] || refuse "--image=IMAGE is needed: a container image with score_jax in it"
 for pair in "slices $opt_slices 1" "nodes $opt_nodes 1" "max-restarts $opt_max_restarts 0" \
   "grace $opt_grace 0"; do
@@ -59,7 +58,7 @@ settings="none"
 case "$opt_tpu/$opt_gpu" in
   ?*/?* | /) refuse "write one of --tpu=v5e:4x4 and --gpu=nvidia-h100-80gb:8" ;;
   ?*/)
-    kind=tpu generation="${opt_tpu%%:*}" topology="${opt_tpu#*:}" chips=1
+    kind=tpu generation="${opt_tpu%%:*}" topology="${opt_tpu#*:}" chips=1 example=4x4
     case "$generation" in
       v4) accelerator=tpu-v4-podslice ;;
       v5e) accelerator=tpu-v5-lite-podslice ;;
@@ -67,12 +66,17 @@ case "$opt_tpu/$opt_gpu" in
       v6e) accelerator=tpu-v6e-slice ;;
       *) refuse "--tpu=$opt_tpu: unknown generation '$generation'; known: v4 v5e v5p v6e" ;;
     esac
-    for side in ${topology//x/ }; do
-      is_count "a side of --tpu=$opt_tpu" "$side" 1
+    case "$generation" in v4 | v5p) example=2x2x4 ;; esac
+    IFS=x read -r -a sides <<< "${topology}x"
+    IFS=x read -r -a sides_of_example <<< "$example"
+    if [ "$topology" = "$opt_tpu" ] || [ "${#sides[@]}" -ne "${#sides_of_example[@]}" ]; then
+      refuse "--tpu=$opt_tpu: the topology of $generation has ${#sides_of_example[@]} sides;" \
+        "write such as $generation:$example"
+    fi
+    for side in "${sides[@]}"; do
+      is_count "a side of --tpu=$opt_tpu: '$side'" "$side" 1 1024
       chips=$((chips * side))
     done
-    [ "$topology" != "${topology#*x}" ] ||
-      refuse "--tpu=$opt_tpu has no topology; write such as v5e:4x4"
     devices="${opt_chips_per_vm:-$((chips < 4 ? chips : 4))}"
     is_count --chips-per-vm "$devices" 1
     [ $((chips % devices)) -eq 0 ] ||
@@ -87,7 +91,17 @@ case "$opt_tpu/$opt_gpu" in
     pods="$opt_nodes" jobs=1 ;;
 esac
 
-# Text as YAML and JSON write it.
+# What xpk has no words for must not be dropped without a word.
+if [ -n "$opt_xpk" ]; then
+  [ "$kind" = tpu ] ||
+    refuse "--xpk is for --tpu: xpk gives GPU pods other variables; submit the JobSet itself"
+  for pair in "queue $opt_queue" "namespace ${opt_namespace#default}" \
+    "service-account ${opt_service_account#default}" "chips-per-vm $opt_chips_per_vm"; do
+    [ -z "${pair#* }" ] || refuse "--${pair%% *}=${pair#* } does not go with --xpk; xpk sets it"
+  done
+fi
+
+# Text as YAML and JSON write it: 42 and `on` stay text.
 text() {
   local word="$1"
   word="${word//\\/\\\\}"
@@ -116,10 +130,10 @@ manifest() {
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: $name
-  namespace: $opt_namespace
+  name: $(text "$name")
+  namespace: $(text "$opt_namespace")
 END
-  [ -z "$opt_queue" ] || printf '  labels:\n    kueue.x-k8s.io/queue-name: %s\n' "$opt_queue"
+  [ -z "$opt_queue" ] || printf '  labels:\n    kueue.x-k8s.io/queue-name: %s\n' "$(text "$opt_queue")"
   if [ "$kind" = tpu ]; then
     # One slice is one node pool, for one Job alone.
     printf '  annotations:\n'
@@ -139,7 +153,11 @@ spec:
       onJobFailureReasons: [PodFailurePolicy]
       onJobFailureMessagePatterns:
       - "condition DisruptionTarget matching"
-      - "exit code ($RESTART|$STOPPED|143) matching"
+      - "exit code 143 matching"
+    - name: again
+      action: RestartJobSet
+      onJobFailureReasons: [PodFailurePolicy]
+      onJobFailureMessagePatterns: ["exit code ($RESTART|$STOPPED) matching"]
   replicatedJobs:
   - name: workers
     replicas: $jobs
@@ -169,17 +187,17 @@ END
   cat << END
           spec:
             restartPolicy: Never
-            serviceAccountName: $opt_service_account
+            serviceAccountName: $(text "$opt_service_account")
             terminationGracePeriodSeconds: $opt_grace
             nodeSelector:
 END
   if [ "$kind" = tpu ]; then
     cat << END
               cloud.google.com/gke-tpu-accelerator: $accelerator
-              cloud.google.com/gke-tpu-topology: $topology
+              cloud.google.com/gke-tpu-topology: $(text "$topology")
 END
   else
-    printf '              cloud.google.com/gke-accelerator: %s\n' "$accelerator"
+    printf '              cloud.google.com/gke-accelerator: %s\n' "$(text "$accelerator")"
   fi
   [ -z "$opt_spot" ] || printf '              cloud.google.com/gke-spot: "true"\n'
   cat << END
@@ -199,7 +217,7 @@ END
   cat << END
             containers:
             - name: main
-              image: $opt_image
+              image: $(text "$opt_image")
               command:
 END
   for word in "${words[@]}"; do printf '              - %s\n' "$(text "$word")"; done
@@ -237,7 +255,7 @@ END
               csi:
                 driver: gcsfuse.csi.storage.gke.io
                 volumeAttributes:
-                  bucketName: $opt_bucket
+                  bucketName: $(text "$opt_bucket")
                   mountOptions: implicit-dirs
 END
 }
@@ -245,14 +263,10 @@ END
 # xpk_command NAME: into `command`.
 xpk_command() {
   local type
-  if [ "$kind" = tpu ]; then
-    type="$generation-$topology"
-    [ "$generation" != v5e ] || type="v5litepod-$chips"
-    command=(xpk workload create "--cluster=$opt_xpk" "--workload=$1" "--tpu-type=$type"
-      "--num-slices=$opt_slices")
-  else
-    refuse "--xpk is for --tpu: xpk gives GPU pods other variables; submit the JobSet itself"
-  fi
+  type="$generation-$topology"
+  [ "$generation" != v5e ] || type="v5litepod-$chips"
+  command=(xpk workload create "--cluster=$opt_xpk" "--workload=$1" "--tpu-type=$type"
+    "--num-slices=$opt_slices")
   command+=("--docker-image=$opt_image" "--max-restarts=$opt_max_restarts"
     "--termination-grace-period-seconds=$opt_grace" "--restart-on-exit-codes=$RESTART")
   [ -z "$opt_spot" ] || command+=(--spot)
@@ -261,18 +275,23 @@ xpk_command() {
   command+=("--command=$(quoted "${words[@]}")")
 }
 
-for setting in $settings; do
-  name="$opt_name"
-  [ "$setting" = none ] || name="$opt_name-$setting"
-  words_of "$setting"
-  if [ -n "$opt_xpk" ]; then
-    xpk_command "$name"
-    if [ -n "$opt_dry_run" ]; then quoted "${command[@]}"; else "${command[@]}"; fi
-  elif [ -n "$opt_dry_run" ]; then
-    printf -- '---\n# kubectl create --filename=-\n'
-    manifest "$name"
-  else
-    command -v kubectl > /dev/null || refuse "no kubectl on PATH; install it, or add --dry-run"
-    manifest "$name" | kubectl create --filename=-
-  fi
-done
+main() {
+  local setting name
+  for setting in $settings; do
+    name="$opt_name"
+    [ "$setting" = none ] || name="$opt_name-$setting"
+    words_of "$setting"
+    if [ -n "$opt_xpk" ]; then
+      xpk_command "$name"
+      if [ -n "$opt_dry_run" ]; then quoted "${command[@]}"; else "${command[@]}"; fi
+    elif [ -n "$opt_dry_run" ]; then
+      printf -- '---\n# kubectl create --filename=-\n'
+      manifest "$name"
+    else
+      command -v kubectl > /dev/null || refuse "no kubectl on PATH; install it, or add --dry-run"
+      manifest "$name" | kubectl create --filename=-
+    fi
+  done
+}
+
+main; exit

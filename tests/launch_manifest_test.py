@@ -150,7 +150,8 @@ def test_gpu_pods_are_told_their_coordinator():
 # As the Job controller of Kubernetes words the end of a Job.
 EXITED = "Container main for pod ns/p failed with exit code {} matching FailJob rule at index 1"
 DISRUPTED = "Pod default/p has condition DisruptionTarget matching FailJob rule at index 0"
-AGAIN = "RestartJobSetAndIgnoreMaxRestarts"
+AGAIN = "RestartJobSet"
+UNCOUNTED = "RestartJobSetAndIgnoreMaxRestarts"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,8 @@ AGAIN = "RestartJobSetAndIgnoreMaxRestarts"
         (EXITED.format(2), "FailJobSet"),
         (EXITED.format(75), AGAIN),
         (EXITED.format(130), AGAIN),
-        (DISRUPTED, AGAIN),
+        (EXITED.format(143), UNCOUNTED),
+        (DISRUPTED, UNCOUNTED),
         (EXITED.format(22), None),
     ],
 )
@@ -178,3 +180,14 @@ def test_a_sweep_is_a_jobset_a_setting():
     for one, index in zip(found, (0, 2, 3), strict=True):
         job = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         assert f"--sweep_index={index}" in job["containers"][0]["command"]
+
+
+def test_values_stay_text_whatever_yaml_would_make_of_them():
+    options = "--namespace=123 --service-account=on --bucket=42 --queue=1e3 --name=yes"
+    (manifest,) = manifests(f"--tpu=v5e:2x2 {options}")
+    check(manifest)
+    assert manifest["metadata"]["namespace"] == "123" and manifest["metadata"]["name"] == "yes"
+    assert manifest["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "1e3"}
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "on"
+    assert pod["volumes"][1]["csi"]["volumeAttributes"]["bucketName"] == "42"
