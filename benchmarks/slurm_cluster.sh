@@ -9,6 +9,8 @@
 # priority preempt it; and sees each time that it saved, was requeued and went on, and that it
 # finished. Then stops everything and removes the folder; --keep leaves the folder, not the daemons.
 # SCORE_JAX: the command of score-jax [the one on PATH, or of .venv]. Exit code 0: all was seen.
+
+# shellcheck disable=SC2317  # Much is called by the trap, or by until_true.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 say() { printf 'slurm_cluster: %s\n' "$*"; }
@@ -86,7 +88,6 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 
-# shellcheck disable=SC2317  # Called by the trap.
 stop() {
   local file tries=0
   squeue --noheader --format=%i 2> /dev/null | xargs -r scancel --signal=KILL --full 2> /dev/null
@@ -98,7 +99,6 @@ stop() {
   done
   [ -n "$keep" ] || rm -rf "$folder"
 }
-# shellcheck disable=SC2317
 end() {
   local tries=0
   kill "$1" 2> /dev/null || return 0
@@ -135,52 +135,56 @@ steps_told() {
 }
 told_more_than() { [ "$(steps_told)" -gt "$1" ]; }
 
-say "the cluster, in $folder"
-mkdir -p "$folder/state" "$folder/data"
-chmod 700 "$folder"
-configure > "$SLURM_CONF"
-(umask 077; head -c 1024 /dev/urandom > "$folder/munge.key")
-munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" \
-  --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" --seed-file="$folder/munge.seed"
-slurmctld -c
-slurmd -N pod0
-slurmd -N pod1
-until_true 60 "two idle nodes" nodes_idle
-sinfo
+main() {
+  say "the cluster, in $folder"
+  mkdir -p "$folder/state" "$folder/data"
+  chmod 700 "$folder"
+  configure > "$SLURM_CONF"
+  (umask 077; head -c 1024 /dev/urandom > "$folder/munge.key")
+  munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" \
+    --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" --seed-file="$folder/munge.seed"
+  slurmctld -c
+  slurmd -N pod0
+  slurmd -N pod1
+  until_true 60 "two idle nodes" nodes_idle
+  sinfo
 
-program=(score-jax)
-if [ -n "${SCORE_JAX:-}" ]; then
-  read -r -a program <<< "$SCORE_JAX"
-elif ! command -v score-jax > /dev/null; then
-  program=("$root/.venv/bin/score-jax")
-fi
-export SCORE_JAX="${program[*]}" JAX_PLATFORMS=cpu
-(cd "$root" && "${program[@]}" data prepare digits "--data_dir=$folder/data" > /dev/null)
+  program=(score-jax)
+  if [ -n "${SCORE_JAX:-}" ]; then
+    read -r -a program <<< "$SCORE_JAX"
+  elif ! command -v score-jax > /dev/null; then
+    program=("$root/.venv/bin/score-jax")
+  fi
+  export SCORE_JAX="${program[*]}" JAX_PLATFORMS=cpu
+  (cd "$root" && "${program[@]}" data prepare digits "--data_dir=$folder/data" > /dev/null)
 
-job="$("${submit[@]}")"
-say "job $job: two tasks"
-until_true 300 "a first step" told_more_than 1
+  job="$("${submit[@]}")"
+  say "job $job: two tasks"
+  until_true 300 "a first step" told_more_than 1
 
-say "the signal that SLURM sends before the time limit"
-scancel --signal=TERM "$job"
-until_true 200 "the requeue after the signal" is_requeued 1
-# SLURM holds a requeued job back for two minutes; here it need not.
-until_true 60 "the job waiting" has_state "$job" PENDING
-before="$(steps_told)"
-scontrol update "JobId=$job" StartTime=now
-until_true 300 "steps after the requeue" told_more_than "$((before + 1))"
+  say "the signal that SLURM sends before the time limit"
+  scancel --signal=TERM "$job"
+  until_true 200 "the requeue after the signal" is_requeued 1
+  # SLURM holds a requeued job back for two minutes; here it need not.
+  until_true 60 "the job waiting" has_state "$job" PENDING
+  before="$(steps_told)"
+  scontrol update "JobId=$job" StartTime=now
+  until_true 300 "steps after the requeue" told_more_than "$((before + 1))"
 
-say "a job of higher priority"
-other="$("${preemptor[@]}")"
-until_true 200 "the requeue by preemption" is_requeued 2
-until_true 100 "the other job done" has_state "$other" COMPLETED
-until_true 60 "the job waiting" has_state "$job" PENDING
-scontrol update "JobId=$job" StartTime=now
-until_true 300 "the job finished" has_state "$job" COMPLETED
+  say "a job of higher priority"
+  other="$("${preemptor[@]}")"
+  until_true 200 "the requeue by preemption" is_requeued 2
+  until_true 100 "the other job done" has_state "$other" COMPLETED
+  until_true 60 "the job waiting" has_state "$job" PENDING
+  scontrol update "JobId=$job" StartTime=now
+  until_true 300 "the job finished" has_state "$job" COMPLETED
 
-grep -E 'slurm.sbatch:|resum|saved|stop' "$output" || true
-outcomes="$(python3 -c 'import json, sys
-print(*[entry["outcome"] for entry in json.load(open(sys.argv[1]))["history"]])' "$work/run.json")"
-say "outcomes of the run: $outcomes; restarts: $(restarts_of "$job")"
-[ "$outcomes" = "stopped stopped finished" ] || fail "expected: stopped stopped finished"
-say "saved, requeued and finished"
+  grep -E 'slurm.sbatch:|resum|saved|stop' "$output" || true
+  outcomes="$(python3 -c 'import json, sys
+  print(*[entry["outcome"] for entry in json.load(open(sys.argv[1]))["history"]])' "$work/run.json")"
+  say "outcomes of the run: $outcomes; restarts: $(restarts_of "$job")"
+  [ "$outcomes" = "stopped stopped finished" ] || fail "expected: stopped stopped finished"
+  say "saved, requeued and finished"
+}
+
+main; exit

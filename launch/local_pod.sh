@@ -30,8 +30,8 @@ is_count "N" "$count" 1
 is_count --devices-per-process "$opt_devices_per_process" 1
 is_count --restart "$opt_restart" 0
 is_count --grace "$opt_grace" 0
-[ -z "$opt_port" ] || is_count --port "$opt_port" 1
-[ ${#job[@]} -gt 0 ] || refuse "no job; write $PROGRAM $count train --config=..."
+[ -z "$opt_port" ] || is_count --port "$opt_port" 1 65535
+needs_job "$count train --config=..."
 settings="none"
 [ -z "$opt_sweep" ] || settings="$(numbers "$opt_sweep")"
 
@@ -142,19 +142,24 @@ once() {
   for pid in ${readers[@]+"${readers[@]}"}; do wait "$pid" 2> /dev/null || true; done
 }
 
-worst=0
-for setting in $settings; do
-  attempt=0
-  [ "$setting" = none ] || say "setting $setting of the sweep"
-  while :; do
-    once "$setting"
-    if [ -n "$stopping" ] || [ "$attempt" -ge "$opt_restart" ] || ! may_restart "$code"; then
-      break
-    fi
-    attempt=$((attempt + 1))
-    say "restart $attempt of at most $opt_restart"
+main() {
+  local setting attempt worst=0
+  for setting in $settings; do
+    attempt=0
+    [ "$setting" = none ] || say "setting $setting of the sweep"
+    while :; do
+      once "$setting"
+      if [ -n "$stopping" ] || [ "$attempt" -ge "$opt_restart" ] || ! may_restart "$code"; then
+        break
+      fi
+      attempt=$((attempt + 1))
+      say "restart $attempt of at most $opt_restart"
+    done
+    worst="$(worse "$worst" "$code")"
+    [ -z "$stopping" ] || break
   done
-  worst="$(worse "$worst" "$code")"
-  [ -z "$stopping" ] || break
-done
-exit "$worst"
+  return "$worst"
+}
+
+# One line, read as a whole: the script may be edited while it runs.
+main; exit

@@ -26,20 +26,25 @@ export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 
 step() { printf '\n== %s\n' "$*"; }
 
-step "data: scikit-learn's digits, as an ArrayRecord dataset"
-score-jax data prepare digits --data_dir="$data"
+main() {
+  local method run
+  step "data: scikit-learn's digits, as an ArrayRecord dataset"
+  score-jax data prepare digits --data_dir="$data"
 
-for method in natural score; do
-  run="$out/$method"
-  step "train: $method"
-  score-jax train --config="configs/digits_$method.py$variant" --workdir="$run" --data_dir="$data"
-  step "export: $method"
-  score-jax export --workdir="$run"
-  step "evaluate: $method, PGD and the curve over radii"
-  score-jax evaluate --workdir="$run" --data_dir="$data" --num_examples="$examples"
-  step "autoattack: $method, the official one"
-  score-jax autoattack --workdir="$run" --data_dir="$data" --num_examples="$examples"
-done
+  for method in natural score; do
+    run="$out/$method"
+    step "train: $method"
+    score-jax train --config="configs/digits_$method.py$variant" --workdir="$run" --data_dir="$data"
+    step "export: $method"
+    score-jax export --workdir="$run"
+    step "evaluate: $method, PGD and the curve over radii"
+    score-jax evaluate --workdir="$run" --data_dir="$data" --num_examples="$examples"
+    step "autoattack: $method, the official one"
+    score-jax autoattack --workdir="$run" --data_dir="$data" --num_examples="$examples"
+  done
 
-step "report"
-score-jax report --workdir="$out/score" --beside="$out/natural" --data_dir="$data"
+  step "report"
+  score-jax report --workdir="$out/score" --beside="$out/natural" --data_dir="$data"
+}
+
+main; exit

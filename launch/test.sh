@@ -10,14 +10,18 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh
 
-echo "test: ruff"
-ruff check .
+main() {
+  echo "test: ruff"
+  ruff check .
 
-# A file's tests stay in one process: what they train and compile is made once.
-options=(-q -n "${TEST_WORKERS:-2}" --dist=loadfile)
-if [ -n "${CI:-}" ]; then
-  options+=(--color=no --durations=10)
-fi
-echo "test: pytest ${options[*]} $*"
-JAX_PLATFORMS=cpu timeout --signal=INT --kill-after=20 "${TEST_SECONDS:-850}" \
-  python -m pytest "${options[@]}" "$@"
+  # A file's tests stay in one process: what they train and compile is made once.
+  options=(-q -n "${TEST_WORKERS:-2}" --dist=loadfile)
+  if [ -n "${CI:-}" ]; then
+    options+=(--color=no --durations=10)
+  fi
+  echo "test: pytest ${options[*]} $*"
+  JAX_PLATFORMS=cpu timeout --signal=INT --kill-after=20 "${TEST_SECONDS:-850}" \
+    python -m pytest "${options[@]}" "$@"
+}
+
+main "$@"; exit
