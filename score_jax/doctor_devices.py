@@ -215,7 +215,7 @@ def gpus(machine: Machine) -> Iterator[Finding]:
         if "gpu" in machine.accelerators():
             yield remark("gpu", "nvidia-smi is not on PATH: the driver is not asked")
         return
-    fields = "index,name,driver_version,memory.used,memory.total"
+    fields = "index,uuid,name,driver_version,memory.used,memory.total"
     command = [tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     code, out, errors = run_limited(command, machine.environ, min(30, machine.patience))
     if code != 0:
@@ -224,17 +224,30 @@ def gpus(machine: Machine) -> Iterator[Finding]:
         yield wrong("gpu", f"nvidia-smi failed: {said}", remedy)
         return
     for line in out.splitlines():
-        index, kind, driver, *numbers = [word.strip() for word in line.split(",")]
+        index, uuid, kind, driver, *numbers = [word.strip() for word in line.split(",")]
         text = f"{index} is a {kind}, driver {driver}"
+        is_visible = visible(machine.environ, index, uuid)
+        text += "" if is_visible else ", not in CUDA_VISIBLE_DEVICES"
         if not all(number.isdigit() for number in numbers):  # "[N/A]" on some devices.
             yield fine("gpu", text)
             continue
         used, total = (int(number) * 2**20 for number in numbers)
         text += f", {size(used)} of {size(total)} in use"
-        if used > BUSY * total:
+        if used > BUSY * total and not is_visible:
+            yield remark("gpu", text)
+        elif used > BUSY * total:
             yield wrong("gpu", text, "end the process that nvidia-smi shows, or leave that GPU out")
         else:
             yield fine("gpu", text)
+
+
+def visible(environ: Mapping[str, str], index: str, uuid: str = "") -> bool:
+    """Whether CUDA_VISIBLE_DEVICES leaves a process that GPU; parts of GPUs (MIG) count as all."""
+    value = environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None or "MIG-" in value:
+        return True
+    words = [word.strip() for word in value.split(",")]
+    return any(word == index or word.startswith("GPU-") and uuid.startswith(word) for word in words)
 
 
 CHECKS = (jax_devices, tpu_chips, tpu_lock, gpus)

@@ -11,7 +11,11 @@ from score_jax.doctor_finding import Finding, Machine, fine, remark, size, wrong
 SPARE = 2 * 2**30  # Python, JAX and its compiler, beside images and weights.
 OPEN_FILES = 1024
 # A job that computes: `python -m score_jax JOB`, or the script of that name.
-JOB = re.compile(r"\S*python\S* (-m score_jax|\S*score-jax) (?!doctor|list|data|plan)[a-z]+")
+JOB = re.compile(r"\S*python\S* (?:-m score_jax|\S*score-jax) (?!doctor|list|data|plan)([a-z]+)")
+# Of these, what computes on devices.
+ON_DEVICES = frozenset(
+    "train evaluate autoattack sweep compare trust import export analyze report".split()
+)
 SHARED = 2**30  # NCCL's buffers between the processes and GPUs of a host.
 
 
@@ -72,13 +76,32 @@ def other_runs(machine: Machine) -> Iterator[Finding]:
         text = f"process {pid}: {words[:160]}"
         if machine.workdir and _workdir_of(machine, pid, words) == os.path.abspath(machine.workdir):
             yield wrong("other runs", f"{text} works in the same folder", f"wait, or kill {pid}")
-        elif machine.accelerators():
+        elif machine.accelerators() and _shares_devices(machine, pid, words):
             remedy = f"wait, or kill {pid}: two jobs on one accelerator fail or starve"
             yield wrong("other runs", text, remedy)
         else:
             yield remark("other runs", f"{text} shares this machine")
     if not found:
         yield fine("other runs", "none on this machine")
+
+
+def _shares_devices(machine: Machine, pid: int, words: str) -> bool:
+    """Whether another job computes on devices that a run here would take too."""
+    if JOB.match(words).group(1) not in ON_DEVICES:
+        return False
+    text = machine.read(f"/proc/{pid}/environ")
+    other = dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+    if any(each.get("JAX_PLATFORMS") == "cpu" for each in (other, machine.environ)):
+        return False
+    for name in ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES"):
+        if name in other and name in machine.environ:
+            theirs, ours = (
+                {word.strip() for word in each[name].split(",")}
+                for each in (other, machine.environ)
+            )
+            if not theirs & ours:
+                return False
+    return True
 
 
 def _workdir_of(machine: Machine, pid: int, words: str) -> str:

@@ -8,7 +8,9 @@ from score_jax.doctor_coordinator import addresses, is_loopback, split
 from score_jax.doctor_finding import Finding, Machine, fine, remark, wrong
 
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+# As gRPC reads them, in lower case; of each the first that is set counts.
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+EXEMPT = ("no_grpc_proxy", "no_proxy")
 
 
 def own_name(machine: Machine) -> Iterator[Finding]:
@@ -33,11 +35,13 @@ def own_name(machine: Machine) -> Iterator[Finding]:
 
 def proxies(machine: Machine) -> Iterator[Finding]:
     """Is there a proxy that gRPC would take for the way to process 0?"""
-    names = [name for name in machine.environ if name.lower().endswith("_proxy")]
-    used = [name for name in names if name.lower() in PROXIES and machine.environ[name]]
+    names = [name for name in PROXIES if name in machine.environ]
+    is_used = bool(names and machine.environ[names[0]])
+    used = [name for name in names if is_used and machine.environ[name]]
     text = f"{', '.join(used)} in the environment" if used else "none in the environment"
     place = split(machine.coordinator)
-    exempt = ",".join(machine.environ.get(n, "") for n in names if "no_" in n.lower()).split(",")
+    exempt = next((machine.environ[name] for name in EXEMPT if name in machine.environ), "")
+    exempt = exempt.split(",")
     is_exempt = place and any(e and place[0].endswith(e.strip().lstrip("*")) for e in exempt)
     if used and (machine.num_processes > 1 or place) and not is_exempt:
         remedy = f"unset {' '.join(used)}, or export no_grpc_proxy={place[0] if place else 'HOST'}"

@@ -172,6 +172,9 @@ def _room(name: str, path: Path, needed: int) -> Iterator[Finding]:
         status = within(PATIENCE, lambda: os.statvfs(folder))
     except OSError:
         return  # Told by the trial.
+    if not usage.total:  # /proc, /sys, and some mounted buckets have no size.
+        yield remark(f"{name} room", f"{folder} does not tell how much there is")
+        return
     text = f"{size(usage.free)} of {size(usage.total)} free"
     text += f", the run takes {size(needed)} at most" if needed else ""
     if needed and usage.free < needed:

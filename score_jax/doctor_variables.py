@@ -7,10 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
+from score_jax import doctor_tpu
 from score_jax.doctor_devices import explain, last_line, run_limited
 from score_jax.doctor_finding import Finding, Machine, fine, remark, wrong
 
@@ -154,74 +154,4 @@ def _slurm_job_around(machine: Machine) -> str | None:
     return None
 
 
-def tpu(machine: Machine) -> Iterator[Finding]:
-    """Do the variables of a TPU slice agree, with each other and with the flags?"""
-    environ = machine.environ
-    library = environ.get("TPU_LIBRARY_PATH", "")
-    if library and not Path(library).exists():
-        text = f"{library} is not there: JAX takes its own library, or none"
-        yield wrong("TPU_LIBRARY_PATH", text, "unset TPU_LIBRARY_PATH")
-    names = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES", "")
-    hosts = [host for host in names.split(",") if host.strip()]
-    if hosts:
-        yield from _slice(machine, hosts)
-    stale = [name for name in environ if re.match(r"(TPU|CLOUD_TPU)_(WORKER|PROCESS|TASK)", name)]
-    if stale and "tpu" not in machine.accelerators():
-        text = f"{', '.join(sorted(stale)[:4])} set, and there is no TPU here"
-        yield wrong("tpu", text, f"unset {' '.join(sorted(stale))}")
-    if environ.get("TPU_SKIP_MDS_QUERY") and "tpu" in machine.accelerators() and not hosts:
-        yield remark(
-            "TPU_SKIP_MDS_QUERY",
-            "the hosts of this slice are not asked for",
-            "unset it, or give --coordinator, --num_processes and --process_id",
-        )
-
-
-def _slice(machine: Machine, hosts: list[str]) -> Iterator[Finding]:
-    environ, count, name = machine.environ, len(hosts), "TPU_WORKER_HOSTNAMES"
-    index = environ.get("TPU_WORKER_ID", environ.get("CLOUD_TPU_TASK_ID", ""))
-    again = "take both from the same start of this TPU, or unset them"
-    if not index.isdigit():
-        text = f"{count} hosts, but TPU_WORKER_ID={index or 'is not set'}"
-        yield wrong(name, text, "set TPU_WORKER_ID to the place of this host, from 0")
-    elif int(index) >= count:
-        yield wrong(name, f"{count} host(s), and TPU_WORKER_ID={index}", again)
-    bounds = environ.get("TPU_PROCESS_BOUNDS") or environ.get("TPU_HOST_BOUNDS", "")
-    if re.fullmatch(r"\d+(,\d+)*", bounds):
-        product = 1
-        for length in bounds.split(","):
-            product *= int(length)
-        if product != count:
-            yield wrong(name, f"{count} host(s), and TPU_PROCESS_BOUNDS={bounds}", again)
-    slices = environ.get("MEGASCALE_NUM_SLICES", "1")
-    total = count * (int(slices) if slices.isdigit() else 1)
-    if machine.num_processes and machine.num_processes % total:
-        text = f"{total} host(s), and --num_processes={machine.num_processes}"
-        yield wrong(name, text, f"give --num_processes={total}, or leave it out")
-
-
-def megascale(machine: Machine) -> Iterator[Finding]:
-    """Do variables of several slices stand where there is one? Its start then waits for ever."""
-    names = sorted(name for name in machine.environ if name.startswith("MEGASCALE_"))
-    if not names:
-        return
-    text = f"{', '.join(names)} set"
-    unset = f"unset {' '.join(names)}"
-    count = machine.environ.get("MEGASCALE_NUM_SLICES", "")
-    index = machine.environ.get("MEGASCALE_SLICE_ID", "")
-    if "tpu" not in machine.accelerators():
-        yield wrong("megascale", f"{text}, and there is no TPU here", unset)
-    elif not count.isdigit() or int(count) < 2:
-        text = f"{text}, but for one slice (MEGASCALE_NUM_SLICES={count or 'not set'})"
-        yield wrong("megascale", text, unset)
-    elif not machine.environ.get("MEGASCALE_COORDINATOR_ADDRESS"):
-        text = f"{count} slices without MEGASCALE_COORDINATOR_ADDRESS"
-        yield wrong("megascale", text, f"set it to host 0 of slice 0, or {unset}")
-    elif not index.isdigit() or int(index) >= int(count):
-        text = f"{count} slices, and MEGASCALE_SLICE_ID={index or 'not set'}"
-        yield wrong("megascale", text, f"set it from 0 to {int(count) - 1}, or {unset}")
-    else:
-        yield fine("megascale", f"slice {index} of {count}")
-
-
-CHECKS = (listed, xla_flags, jax_options, gpus, slurm, tpu, megascale)
+CHECKS = (listed, xla_flags, jax_options, gpus, slurm, *doctor_tpu.CHECKS)

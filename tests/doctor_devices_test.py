@@ -160,8 +160,11 @@ def test_the_holder_of_the_tpu_lock_is_named_and_the_lock_stays(tmp_path):
 @pytest.mark.parametrize(
     ("script", "text"),
     [
-        ("echo '0, H100, 570.1, 500, 81559'", "ok  gpu: 0 is a H100, driver 570.1, 500.0 MiB of"),
-        ("echo '0, H100, 570.1, 70000, 81559'", "!!  gpu: 0 is a H100"),
+        (
+            "echo '0, GPU-12ab, H100, 570.1, 500, 81559'",
+            "ok  gpu: 0 is a H100, driver 570.1, 500.0 MiB of",
+        ),
+        ("echo '0, GPU-12ab, H100, 570.1, 70000, 81559'", "!!  gpu: 0 is a H100"),
         ("echo 'Failed to initialize NVML' >&2; exit 9", "!!  gpu: nvidia-smi failed: Failed to"),
         ("exec sleep 60", "!!  gpu: nvidia-smi failed: no answer"),
     ],
@@ -173,6 +176,20 @@ def test_the_driver_of_gpus_is_asked(tmp_path, script, text):
     environ = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
     machine = Machine(environ=environ, root=tmp_path, patience=patience)
     assert text in lines(doctor_devices.gpus, machine)[0]
+
+
+@pytest.mark.parametrize(
+    ("visible", "marks"),
+    [(None, "!! !!"), ("1", "-- !!"), ("GPU-12", "!! --"), ("", "-- --"), ("MIG-1", "!! !!")],
+)
+def test_a_busy_gpu_matters_where_it_is_visible(tmp_path, visible, marks):
+    both = "0, GPU-12ab, H100, 570.1, 70000, 81559\n1, GPU-34cd, H100, 570.1, 70000, 81559"
+    tree(tmp_path, {"nvidia-smi": f"#!/bin/sh\necho '{both}'\n"})
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    environ |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    found = lines(doctor_devices.gpus, Machine(environ=environ, root=tmp_path))
+    assert [line[:2] for line in found] == marks.split()
 
 
 def test_a_lock_of_another_user_is_told(monkeypatch, tmp_path):

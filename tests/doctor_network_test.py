@@ -230,7 +230,12 @@ def test_a_process_0_of_another_kind_is_told(tmp_path):
     [
         ({}, "ok"),
         ({"https_proxy": "http://proxy:1"}, "!!"),
-        ({"HTTP_PROXY": "http://proxy:1", "no_proxy": "10.0.0.9"}, "!!"),
+        ({"http_proxy": "http://proxy:1", "no_proxy": "10.0.0.9"}, "!!"),
+        # gRPC reads neither these nor the exceptions in upper case.
+        ({"HTTP_PROXY": "http://proxy:1", "all_proxy": "http://proxy:1"}, "ok"),
+        ({"grpc_proxy": "http://proxy:1", "NO_PROXY": "127.0.0.1"}, "!!"),
+        ({"grpc_proxy": "", "https_proxy": "http://proxy:1"}, "ok"),
+        ({"https_proxy": "http://p:1", "no_grpc_proxy": "a", "no_proxy": "127.0.0.1"}, "!!"),
         ({"https_proxy": "http://proxy:1", "no_proxy": "localhost,127.0.0.1"}, "ok"),
         ({"https_proxy": "http://proxy:1", "no_grpc_proxy": "127.0.0.1"}, "ok"),
     ],

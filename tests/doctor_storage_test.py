@@ -38,6 +38,8 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
     (line, *_) = lines(doctor_storage.workdir, Machine(environ={}, workdir=str(tmp_path / "file")))
     assert "cannot be written (Not a directory); it is a file: give a folder" in line
+    (*_, line) = lines(doctor_storage.workdir, Machine(environ={}, workdir="/proc/x"))
+    assert line == "--  workdir room: /proc does not tell how much there is"
     (line,) = lines(doctor_storage.workdir, Machine(environ={}, workdir="gs://bucket/run"))
     assert "is not a folder of this machine; mount the bucket (gcsfuse)" in line
 

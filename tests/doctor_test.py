@@ -11,6 +11,7 @@ from score_jax import (
     doctor_cache,
     doctor_finding,
     doctor_memory,
+    doctor_tpu,
     doctor_variables,
 )
 from score_jax.doctor_finding import Machine
@@ -48,14 +49,32 @@ SLICES = dict(MEGASCALE_NUM_SLICES="2", MEGASCALE_SLICE_ID="1")
         ("slurm", {**IN_STEP, "SLURM_JOB_END_TIME": "1000"}, "!!  slurm: job 7 ended"),
         ("tpu", {**SLICE, "TPU_WORKER_ID": "2"}, "2 host(s), and TPU_WORKER_ID=2; take both"),
         ("tpu", {"TPU_WORKER_HOSTNAMES": "a,b"}, "2 hosts, but TPU_WORKER_ID=is not set"),
-        ("tpu", {**SLICE, "TPU_HOST_BOUNDS": "2,2,1"}, "and TPU_PROCESS_BOUNDS=2,2,1; take both"),
+        (
+            "tpu",
+            {**SLICE, "TPU_HOST_BOUNDS": "2,2,1"},
+            "2 host(s), and TPU_HOST_BOUNDS=2,2,1; take both",
+        ),
         ("tpu", SLICE, "2 host(s), and --num_processes=3; give --num_processes=2"),
         ("tpu", {"TPU_LIBRARY_PATH": "/none.so"}, "/none.so is not there"),
+        ("tpu", {"TPU_VISIBLE_CHIPS": "0,4"}, "0,4 names chip 4, and this machine has 1 chip(s)"),
+        (
+            "tpu",
+            {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,2,1"},
+            "!!  TPU_CHIPS_PER_PROCESS_BOUNDS: 1,2,1 are 2 chips, and this machine has 1 chip(s)",
+        ),
+        (
+            "tpu",
+            {"TPU_VISIBLE_DEVICES": "0", "TPU_CHIPS_PER_HOST_BOUNDS": "2,1,1"},
+            "!!  TPU_CHIPS_PER_HOST_BOUNDS: 2,1,1 are 2 chips, and 1 of them are visible; unset",
+        ),
+        ("tpu", {"TPU_PROCESS_BOUNDS": "2,2,1"}, "2,2,1 are 4 processes, and nothing names the o"),
+        ("tpu", {"TPU_TOPOLOGY": "4x4"}, "--  TPU_TOPOLOGY: a slice of 16 chips, of which 1 are"),
         (
             "megascale",
-            {"MEGASCALE_NUM_SLICES": "1"},
-            "for one slice (MEGASCALE_NUM_SLICES=1); unset",
+            {"MEGASCALE_COORDINATOR_ADDRESS": "a"},
+            "!!  megascale: MEGASCALE_COORDINATOR_ADDRESS set, but not of how many slices",
         ),
+        ("megascale", {"MEGASCALE_NUM_SLICES": "1"}, "ok  megascale: MEGASCALE_NUM_SLICES set: on"),
         ("megascale", SLICES, "2 slices without MEGASCALE_COORDINATOR_ADDRESS"),
         (
             "megascale",
@@ -67,14 +86,44 @@ SLICES = dict(MEGASCALE_NUM_SLICES="2", MEGASCALE_SLICE_ID="1")
 def test_variables_that_contradict_are_told(tmp_path, check, environ, text):
     tree(tmp_path, {"/dev/nvidia0": "", "/dev/nvidia1": "", "/dev/accel0": ""})
     machine = Machine(environ=environ, root=tmp_path, coordinator="a:1", num_processes=3)
-    found = lines(getattr(doctor_variables, check), machine)
+    module = doctor_tpu if check in ("tpu", "megascale") else doctor_variables
+    found = lines(getattr(module, check), machine)
     assert any(text in line for line in found), found
 
 
 def test_variables_of_a_tpu_are_stale_where_there_is_none(tmp_path):
     machine = Machine(environ={**SLICE, **SLICES}, root=tmp_path)
-    assert "there is no TPU here; unset TPU_WORKER" in lines(doctor_variables.tpu, machine)[-1]
-    assert "there is no TPU here; unset MEGASC" in lines(doctor_variables.megascale, machine)[-1]
+    assert "there is no TPU here; unset TPU_WORKER" in lines(doctor_tpu.tpu, machine)[-1]
+    assert "there is no TPU here; unset MEGASC" in lines(doctor_tpu.megascale, machine)[-1]
+
+
+@pytest.mark.parametrize(
+    ("environ", "told_of_eight"),
+    [
+        ({"TPU_TOPOLOGY": "2x2"}, "2x2 is a slice of 4 chip(s), and this machine has 8"),
+        ({"TPU_ACCELERATOR_TYPE": "v3-8"}, "v3-8 is a slice of 4 chip(s), and this machine has 8"),
+        (
+            {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "a",
+             "TPU_WORKER_ID": "0"},
+            "v5litepod-4 is a slice of 4 chip(s)",
+        ),
+        (
+            {"TPU_VISIBLE_CHIPS": "1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+             "TPU_TOPOLOGY": "2x2"},
+            "",
+        ),
+        ({"TPU_PROCESS_BOUNDS": "1,1,1"}, ""),
+    ],
+)  # fmt: skip
+def test_variables_of_four_chips(tmp_path, environ, told_of_eight):
+    root = tree(tmp_path, {f"/dev/accel{index}": "" for index in range(4)})
+    assert lines(doctor_tpu.tpu, Machine(environ=environ, root=root)) == []
+    tree(tmp_path, {f"/dev/accel{index}": "" for index in range(8)})
+    found = lines(doctor_tpu.tpu, Machine(environ=environ, root=root))
+    assert len(found) == bool(told_of_eight)
+    assert all(line.startswith("!!") and told_of_eight in line for line in found)
+    stale = Machine(environ=environ, root=tmp_path / "none")
+    assert "and there is no TPU here; unset TPU_" in lines(doctor_tpu.tpu, stale)[-1]
 
 
 def test_a_process_in_its_job_step_has_no_stale_variables(tmp_path):
@@ -156,6 +205,26 @@ def test_another_job_is_told_and_in_the_same_folder_refused(tmp_path):
     tree(tmp_path, {"/dev/accel0": ""})
     machine = Machine(environ={}, root=tmp_path, workdir="/data/runs/b")
     assert "two jobs on one accelerator" in lines(doctor_memory.other_runs, machine)[0]
+
+
+@pytest.mark.parametrize(
+    ("job", "theirs", "ours", "mark"),
+    [
+        ("train", {}, {}, "!!"),
+        ("autoattack", {"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "1"}, "!!"),
+        ("train", {"CUDA_VISIBLE_DEVICES": "0"}, {}, "!!"),
+        ("train", {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}, "--"),
+        ("train", {"JAX_PLATFORMS": "cpu"}, {}, "--"),
+        ("train", {}, {"JAX_PLATFORMS": "cpu"}, "--"),
+        ("submit", {}, {}, "--"),
+    ],
+)
+def test_jobs_on_other_devices_are_a_remark(tmp_path, job, theirs, ours, mark):
+    environ = "\0".join(f"{name}={value}" for name, value in theirs.items())
+    words = f"/bin/python\0/bin/score-jax\0{job}\0--workdir=runs/a\0"
+    tree(tmp_path, {"/proc/42/cmdline": words, "/proc/42/environ": environ, "/dev/nvidia0": ""})
+    (line,) = lines(doctor_memory.other_runs, Machine(environ=ours, root=tmp_path))
+    assert line.startswith(f"{mark}  other runs: process 42: /bin/python /bin/score-jax {job}")
 
 
 def test_the_folder_of_compiled_programs_is_looked_at(tmp_path):

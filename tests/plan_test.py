@@ -54,7 +54,7 @@ FORWARD = {
 @pytest.mark.parametrize(
     ("overrides", "merged"),
     [
-        (["model.name=cnn-3", "attack.statistics=running"], 0),
+        pytest.param(["model.name=cnn-3", "attack.statistics=running"], 0, marks=pytest.mark.slow),
         # The attack's clean pass is the outer one.
         pytest.param(["model.name=wrn-10-1-swish"], 1, marks=pytest.mark.slow),
         pytest.param(["model.name=cnn-3", "objective.name=madry"], 0, marks=pytest.mark.slow),
