@@ -9,13 +9,16 @@
 # run     creates the queued resource where there is none, waits until it is ACTIVE, installs the
 #         last commit of this repository on all workers, starts the job on all, and looks at it
 #         every --poll seconds: SUSPENDED or FAILED (preempted) -> deleted and created anew; 75 or a
-#         death by a signal -> started again; done, or refused by a worker -> deleted, and the end.
-#         The job goes on from its checkpoint: keep --workdir below `bucket`, where BUCKET is
-#         mounted. It may be interrupted and run again at any time: it finds out how things stand.
+#         death by a signal -> started again. At the end the last --lines of all workers are told;
+#         finished, or stopped as asked -> deleted; refused or failed -> kept, with what deletes it.
+#         The job goes on from its checkpoint: --workdir has to be below `bucket`, where BUCKET is
+#         mounted, or what it writes would go with the machines; with --keep it may be elsewhere.
+#         It may be interrupted and run again at any time: it finds out how things stand.
 # status  state of the queued resource, and of the job on each worker
 # logs    the last --lines=N [40] of all workers
 # stop    SIGTERM to all workers: they save and end; a `run` that looks on deletes the resource
-# delete  the queued resource and its nodes
+# delete  the last lines of the workers, then the queued resource and its nodes; a `run` that looks
+#         on ends
 #
 # OPTIONS, before JOB:
 #   --zone=ZONE, --project=PROJECT
@@ -30,7 +33,7 @@
 #   --poll=SECONDS        [60]
 #   --keep                do not delete the queued resource at the end
 #   --sweep=LIST          a queued resource NAME-I for each setting of sweep(), such as 0-2,5
-#   --lines=N             of `logs`
+#   --lines=N             of `logs`, and of the log at the end [40]
 #   --dry-run             print the commands of one round, run nothing
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -62,6 +65,8 @@ where=("--zone=$opt_zone")
 run() { if [ -n "$opt_dry_run" ]; then quoted "$@"; else "$@"; fi; }
 resource() { run gcloud compute tpus queued-resources "$@" "${where[@]}"; }
 on_all() { resource ssh "$name" --node=all --worker=all --batch-size=all "--command=$1"; }
+bucket=()
+[ -z "$opt_bucket" ] || bucket=("--bucket=$opt_bucket")
 worker() { on_all "bash score_jax/launch/tpu_worker.sh $(quoted "$@")"; }
 
 state() {
@@ -108,15 +113,21 @@ create() {
 
 delete() { resource delete "$name" --force --quiet; }
 
-install() {
-  local archive
-  if [ -n "$opt_dry_run" ]; then archive="score_jax.tar.gz"; else archive="$(mktemp).tar.gz"; fi
-  run git -C "$root" archive --format=tar.gz --prefix=score_jax/ --output="$archive" HEAD
-  resource scp "$archive" "$name:score_jax.tar.gz" --node=all --worker=all --batch-size=all
-  [ -n "$opt_dry_run" ] || rm -f "$archive"
-  on_all "tar -xzf score_jax.tar.gz &&\
- bash score_jax/launch/tpu_worker.sh install${opt_bucket:+ $opt_bucket}"
-}
+# By && : within a condition errexit is off. A shell of its own: its trap removes the archive.
+install() (
+  archive="score_jax.tar.gz"
+  if [ -z "$opt_dry_run" ]; then
+    folder="$(mktemp -d)" || exit 1
+    trap 'rm -rf "$folder"' EXIT
+    archive="$folder/$archive"
+  fi
+  run git -C "$root" archive --format=tar.gz --prefix=score_jax/ --output="$archive" HEAD &&
+    resource scp "$archive" "$name:score_jax.tar.gz" --node=all --worker=all --batch-size=all &&
+    on_all "tar -xzf score_jax.tar.gz &&\
+ bash score_jax/launch/tpu_worker.sh $(quoted install ${bucket[@]+"${bucket[@]}"})"
+)
+
+begin() { worker start ${bucket[@]+"${bucket[@]}"} "${job[@]}" --cluster=tpu; }
 
 # What the workers say, one a line: none, running, or an exit code; nothing if one is not reached.
 statuses() {
@@ -146,21 +157,39 @@ verdict() {
   fi
 }
 
+# What a worker said last is gone with it.
+last_lines() { worker logs "$opt_lines" >&2 || say "$name: its last lines were not reached"; }
+
 finish() {
+  last_lines
   say "$name: $(meaning "$1")"
-  if [ -z "$opt_keep" ]; then delete; fi
+  case "$1" in
+    "$FINISHED" | "$STOPPED") if [ -z "$opt_keep" ]; then delete; exit "$1"; fi ;;
+  esac
+  say "$name is kept, and paid for, until '$PROGRAM delete $name ${where[*]}'"
   exit "$1"
 }
 
 follow() {
-  local now last="" restarts=0 recreations=0 said
+  local now last="" restarts=0 recreations=0 said may_create=yes
   while :; do
     now="$(state)"
     [ "$now" = "$last" ] || say "$name is $now"
+    # Once it was there, only what is deleted here is created anew.
+    case "$now" in
+      UNKNOWN | NONE | DELETING) ;;
+      SUSPENDED | FAILED) may_create=yes ;;
+      *) may_create="" ;;
+    esac
     case "$now" in
       UNKNOWN) [ -n "$last" ] || refuse "gcloud does not answer for $name; see the line above" ;;
       NONE)
-        if ! create; then
+        if [ -z "$may_create" ]; then
+          say "$name was deleted by someone else: this is the end"
+          exit "$STOPPED"
+        elif create; then
+          may_create=""
+        else
           [ -n "$last" ] || refuse "$name was not created; see the line above"
           say "$name was not created; tried again"
         fi ;;
@@ -177,7 +206,7 @@ follow() {
           start)
             # Some may have begun: they wait for the others, who would come too late.
             worker stop --kill 2> /dev/null || true
-            if install && worker start "${job[@]}" --cluster=tpu; then
+            if install && begin; then
               say "$name: started on all workers"
             else
               say "$name: not all workers were reached; tried again"
@@ -187,7 +216,7 @@ follow() {
             restarts=$((restarts + 1))
             if ! may_restart "$said" || [ "$restarts" -gt "$opt_restarts" ]; then finish "$said"; fi
             say "$name: $(meaning "$said"); restart $restarts of at most $opt_restarts"
-            worker start "${job[@]}" --cluster=tpu || say "$name: not all workers were reached" ;;
+            begin || say "$name: not all workers were reached" ;;
         esac ;;
     esac
     last="$now"
@@ -202,36 +231,67 @@ go_on() {
   create
   resource describe "$name" '--format=value(state.state)'
   install
-  worker start "${job[@]}" --cluster=tpu
+  begin
   worker status
+  worker logs "$opt_lines"
   [ -n "$opt_keep" ] || delete
 }
 
-case "$action" in
-  status)
-    resource describe "$name" '--format=value(state.state)'
-    worker status ;;
-  logs) worker logs "$opt_lines" ;;
-  stop) worker stop ;;
-  delete) delete ;;
-  run)
-    [ ${#job[@]} -gt 0 ] || refuse "no job; write $PROGRAM run $name ... train --config=..."
-    if [ -z "$opt_sweep" ]; then
-      go_on none
-    elif [ -n "$opt_dry_run" ]; then
-      for setting in $(numbers "$opt_sweep"); do (go_on "$setting"); done
-    else
-      settings="$(numbers "$opt_sweep")" pids=() code=0
+# Refuses what would leave its results on machines that are deleted at the end.
+check_workdir() {
+  local word workdir=""
+  for word in "${job[@]}"; do
+    case "$word" in --workdir=*) workdir="${word#*=}" ;; esac
+  done
+  if [ -n "$opt_keep" ] || { [ "${job[0]}" != train ] && [ -z "$workdir" ]; }; then return; fi
+  case "${opt_bucket:+/$workdir/}" in
+    */../*) ;;
+    /bucket/?* | /./bucket/?* | //home/*/bucket/?*) return ;;
+  esac
+  refuse "--workdir=$workdir would be deleted with the machines; give --bucket=BUCKET and" \
+    "--workdir=bucket/..., or --keep"
+}
+
+main() {
+  local setting settings pid status code=0 pids=()
+  case "$action" in
+    status)
+      resource describe "$name" '--format=value(state.state)'
+      worker status ;;
+    logs) worker logs "$opt_lines" ;;
+    stop) worker stop ;;
+    delete)
+      if [ -n "$opt_dry_run" ]; then
+        worker logs "$opt_lines"
+      elif [ "$(state)" = ACTIVE ]; then
+        last_lines
+      fi
+      delete ;;
+    run)
+      needs_job "run $name ... train --config=..."
+      check_workdir
+      if [ -z "$opt_sweep" ]; then
+        go_on none
+        return
+      fi
+      settings="$(numbers "$opt_sweep")"
       for setting in $settings; do
-        go_on "$setting" &
-        pids+=("$!")
+        if [ -n "$opt_dry_run" ]; then
+          (go_on "$setting")
+        else
+          go_on "$setting" &
+          pids+=("$!")
+        fi
       done
       trap 'kill "${pids[@]}" 2> /dev/null; exit 130' INT TERM
-      for pid in "${pids[@]}"; do
+      for pid in ${pids[@]+"${pids[@]}"}; do
         status=0
         wait "$pid" || status=$?
         code="$(worse "$code" "$status")"
       done
-      exit "$code"
-    fi ;;
-esac
+      exit "$code" ;;
+  esac
+}
+
+# One line, read as a whole: the script may be edited while it runs, which takes days.
+main; exit
