@@ -76,7 +76,7 @@ def _run(label: str, job: Job, call: Call) -> int:
     if cluster and call.log_level != "debug":
         quiet_runtime(call)
     from score_jax import distributed, runtime_failures, writers
-    from score_jax.types import UserError
+    from score_jax.types import TemporaryFailure, UserError
 
     try:
         writers.start_logging(call.log_level)
@@ -102,7 +102,7 @@ def _run(label: str, job: Job, call: Call) -> int:
             _refuse(label, failure)
             return _end(distributed.RESTART, failure)
         told = runtime_failures.describe(error)
-        if told and (cluster or told[0] == REFUSED):
+        if told and (cluster or told[0] == REFUSED or isinstance(error, TemporaryFailure)):
             if call.log_level == "debug":
                 traceback.print_exc()
             _refuse(label, told[1])

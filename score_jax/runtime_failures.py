@@ -1,8 +1,10 @@
-"""What JAX's runtime says when it fails, as a line and an exit code for whoever started the job."""
+"""What failed at run time, as a line and an exit code for whoever started the job."""
 
 import os
 
 import jax
+
+from score_jax.types import TemporaryFailure
 
 MEND, RESTART = 2, os.EX_TEMPFAIL
 # A mistake of the program, which a restart repeats: its traceback is what helps.
@@ -15,6 +17,8 @@ def describe(error: BaseException) -> tuple[int, str] | None:
     Memory is for the user to mend. All else is a device, a link or a driver that failed, and the
     same command goes on from the last checkpoint.
     """
+    if isinstance(error, TemporaryFailure):
+        return RESTART, str(error)
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     text = " ".join(str(error).split())

@@ -21,6 +21,13 @@ class UserError(Exception):
     """
 
 
+class TemporaryFailure(Exception):
+    """What may be over when the same command is given again, told in one line.
+
+    The command line prints it without a traceback and exits with code 75.
+    """
+
+
 def nearest(name: str, known: Any) -> str | None:
     """The known name that looks most like `name`, or None where none comes close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
