@@ -3,9 +3,7 @@
 `start` wraps a job. The rest is for the job: in one process each function answers at once.
 """
 
-import collections
 import contextlib
-import json
 import os
 import re
 import textwrap
@@ -13,21 +11,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from score_jax import distributed_native as native
 from score_jax import distributed_peers as peers_lib
+from score_jax import distributed_talk
 from score_jax.distributed_cluster import find
 from score_jax.distributed_connect import Unreachable, connect
 from score_jax.distributed_peers import RESTART, PeerFailure, Peers
+from score_jax.distributed_talk import Talk
 
 __all__ = ["RESTART", "PeerFailure"]  # For those who start and end a job.
 
-_BLOCK = 1024  # Text goes round in arrays of few sizes, so that few programs are compiled.
 _STOP_SECONDS = 300.0  # Two slow steps.
 _peers: Peers | None = None
-_visits: collections.Counter[str] = collections.Counter()
+_talk: Talk | None = None
+_patience = 900.0  # Seconds to wait for what another process says.
 
 
 @contextlib.contextmanager
@@ -48,14 +46,15 @@ def start(
 
     Args:
       coordinator, num_processes, process_id, cluster: as `distributed_cluster.find`.
-      init_timeout: seconds until all have to be there.
+      init_timeout: seconds until all have to be there; later on, until what another one says has
+        to come.
       heartbeat_timeout: seconds after which a silent process counts as dead.
 
     Raises:
       UserError: what the user can mend.
       Unreachable: the others did not come.
     """
-    global _peers
+    global _peers, _patience
     place = find(
         os.environ, coordinator=coordinator, num_processes=num_processes, process_id=process_id,
         kind=cluster,
@@ -63,6 +62,7 @@ def start(
     if place is None:
         yield
         return
+    _patience = init_timeout
     _peers = Peers(place, heartbeat_timeout)
     with native.telling_of_losses(_peers.lost):
         connect(place, init_timeout, heartbeat_timeout)
@@ -79,9 +79,9 @@ def start(
 
 
 def _close() -> None:
-    global _peers
+    global _peers, _talk
     _peers.close()
-    _peers = None
+    _peers = _talk = None
 
 
 def leave(code: int, message: str = "") -> int:
@@ -99,7 +99,10 @@ def peer_failure(error: BaseException) -> str | None:
     """One line where an error of JAX means that another process is gone; else None."""
     if _peers is None:
         return None
-    if isinstance(error, PeerFailure | Unreachable):
+    if isinstance(error, PeerFailure):
+        _peers.missed = error.processes, error.reason
+        return str(error)
+    if isinstance(error, Unreachable):
         return str(error)
     if not peers_lib.is_peer_failure(error):
         return None
@@ -114,45 +117,52 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process; called by all, and the same answer in all."""
-    if jax.process_count() == 1:
-        return bool(flag)
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(flag)))))
+def from_primary(value: Any, *, what: str = "go on", timeout_seconds: float | None = None) -> Any:
+    """The value of process 0, in every process; called by all, on the main thread.
 
-
-def from_primary(value: Any) -> Any:
-    """The value of process 0, in every process; called by all.
-
-    Args:
-      value: what JSON can say, or an array (then of the same shape and type everywhere).
-    """
-    if jax.process_count() == 1:
-        return value
-    if isinstance(value, np.ndarray):
-        return np.asarray(multihost_utils.broadcast_one_to_all(value))
-    return json.loads(_blocks(json.dumps(value) if is_primary() else "")[0])
-
-
-def from_all(value: Any) -> list[Any]:
-    """The values of all processes, in their order; called by all.
+    Process 0 does not wait for the others. The devices take no part.
 
     Args:
       value: what JSON can say.
+      what: what process 0 is waited for to do, for messages.
+      timeout_seconds: how long; the time of the start unless given.
+
+    Raises:
+      PeerFailure: process 0 did not come in time.
+    """
+    if jax.process_count() == 1:
+        return value
+    talk = _talking()
+    if talk is None:
+        return distributed_talk.by_devices(value)[0]
+    return talk.from_primary(value, what, timeout_seconds or _patience)
+
+
+def from_all(value: Any, *, what: str = "go on", timeout_seconds: float | None = None) -> list[Any]:
+    """The values of all processes, in their order; called by all, on the main thread.
+
+    Returns when all have come, and tells now and then for whom it waits.
+
+    Args:
+      value, what, timeout_seconds: as `from_primary`.
+
+    Raises:
+      PeerFailure: one did not come in time; the line says which.
     """
     if jax.process_count() == 1:
         return [value]
-    return [json.loads(text) for text in _blocks(json.dumps(value))]
+    talk = _talking()
+    if talk is None:
+        return distributed_talk.by_devices(value)
+    return talk.from_all(value, what, timeout_seconds or _patience)
 
 
-def _blocks(text: str) -> list[str]:
-    """The texts of all processes."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(data)))
-    block = np.zeros(-(-int(sizes.max()) // _BLOCK) * _BLOCK, np.uint8)
-    block[: len(data)] = data
-    blocks = multihost_utils.process_allgather(block)
-    return [part[:size].tobytes().decode() for part, size in zip(blocks, sizes, strict=True)]
+def _talking() -> Talk | None:
+    global _talk
+    client = native.client()
+    if _talk is None and client is not None:
+        _talk = Talk(client, jax.process_index(), jax.process_count())
+    return _talk if client is not None else None
 
 
 def barrier(name: str, timeout_seconds: float = 600.0) -> None:
@@ -161,11 +171,7 @@ def barrier(name: str, timeout_seconds: float = 600.0) -> None:
     Raises:
       PeerFailure: one did not come in time; the line says which.
     """
-    if _peers is not None:
-        _visits[name] += 1
-        peers_lib.barrier(_peers, f"{name} {_visits[name]}", timeout_seconds)
-    elif jax.process_count() > 1:  # Somebody else started them.
-        multihost_utils.sync_global_devices(name)
+    from_all(None, what=f"come to {name!r}", timeout_seconds=timeout_seconds)
 
 
 def stop_notice() -> float | None:

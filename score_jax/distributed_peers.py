@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +34,17 @@ SIGNS = re.compile(
 
 
 class PeerFailure(Exception):
-    """Another process is gone or does not come; one line. The command ends with RESTART."""
+    """Another process is gone or does not come; one line. The command ends with RESTART.
+
+    Args:
+      line: the message.
+      processes: those that are missed.
+      reason: how it was noticed, for them to tell should they be alive.
+    """
+
+    def __init__(self, line: str, processes: Sequence[int] = (), reason: str = ""):
+        super().__init__(line)
+        self.processes, self.reason = tuple(processes), reason
 
 
 class Peers:
@@ -50,6 +61,10 @@ class Peers:
         self.stop_is_agreed = False
         # Of each process what it last said, and when that was.
         self._heard: dict[int, tuple[str, float]] = {}
+        self._asleep: float | None = None  # Since when the listener rests between two questions.
+        self._stood_still = 0.0, 0.0  # The seconds of the last long rest, and its end.
+        # Whom this process takes for lost, and why: they may be alive, and hear of it.
+        self.missed: tuple[Sequence[int], str] = (), ""
         self._listener: threading.Thread | None = None
         self._ending = threading.Lock()
         self._is_over = threading.Event()  # In all processes.
@@ -65,7 +80,7 @@ class Peers:
         """Asks the coordination service every now and then; nothing that waits, nor outlives it."""
         client, mine = native.client(), f"{ALIVE}/{self.cluster.process_id}"
         turn, beats = 0, max(1, round(self._heartbeat / 8 / self._seconds))
-        while client is not None and not self._is_over.wait(self._seconds):
+        while client is not None and not self._rest():
             try:
                 if turn % beats == 0:
                     client.key_value_set(mine, str(turn), allow_overwrite=True)
@@ -82,6 +97,22 @@ class Peers:
         if self._heard.get(process, ("", 0.0))[0] != value:
             self._heard[process] = value, time.monotonic()
 
+    def _rest(self) -> bool:
+        """Sleeps between two questions; True: the run is over."""
+        self._asleep = time.monotonic()
+        is_over, now = self._is_over.wait(self._seconds), time.monotonic()
+        if now - self._asleep > self._seconds + self._heartbeat / 2:
+            self._stood_still = now - self._asleep, now
+        self._asleep = None
+        return is_over
+
+    def _stillness(self) -> float:
+        """For how many seconds this process has just done nothing at all, as when it is stopped."""
+        seconds, end = self._stood_still
+        now, begin = time.monotonic(), self._asleep
+        just = seconds if now - end < self._heartbeat else 0.0
+        return max(just, now - begin if begin is not None else 0.0)
+
     def _hear_of_end(self, client: Any) -> None:
         text = _value(client, LEFT)
         left = json.loads(text) if text else None
@@ -90,9 +121,8 @@ class Peers:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             client.key_value_increment(HEARD, 1)
         code = left["code"] if left["code"] in (REFUSED, INTERRUPTED) else RESTART
-        how = f"ended: {left['message']}" if left["message"] else f"ended (code {left['code']})"
-        more = f"; {GOES_ON}" if code == RESTART and GOES_ON not in how else ""
-        self.end(code, f"process {left['process']} on {left['host']} {how}{more}")
+        more = f"; {GOES_ON}" if code == RESTART else ""
+        self.end(code, f"{_describe_end(left, self.cluster.process_id)}{more}")
 
     def hear_of_stop(self) -> None:
         """Says once that a stop was asked for."""
@@ -107,15 +137,19 @@ class Peers:
         time.sleep(0.5)  # What the other said of its end, and who is alive, may be on its way.
         if self.cluster.process_id == 0 and self.cluster.num_processes > 2:
             time.sleep(2.0)  # With the coordinator gone, the others would take this one for lost.
-        self.end(RESTART, self.describe_loss(f"no heartbeat for {self._heartbeat} s"))
+        self.end(RESTART, self.describe_loss(""))
 
     def wait_for_word(self) -> None:
         """An error came of another process: it may have said why, which then ends this one too."""
         time.sleep(2 * self._seconds)
 
     def describe_loss(self, reason: str) -> str:
-        """One line: who is gone."""
-        mine, count = self.cluster.process_id, self.cluster.num_processes
+        """One line: who is gone.
+
+        Args:
+          reason: what tells it; '': silence.
+        """
+        mine, count, now = self.cluster.process_id, self.cluster.num_processes, time.monotonic()
         last = max((moment for _, moment in self._heard.values()), default=0.0)
         gone = [
             process
@@ -123,9 +157,20 @@ class Peers:
             if process != mine and moment < last - self._heartbeat / 2
         ]
         if mine and probe(*self.cluster.address):
+            still = self._stillness()
+            if still > self._heartbeat / 2:
+                return (
+                    f"the others went on without this process, which stood still for {still:.0f} "
+                    f"s; {GOES_ON}"
+                )
             gone, reason = [0], "its coordinator is gone"
         elif count == 2:
             gone = [1 - mine]
+        if not reason:
+            heard = [self._heard[process][1] for process in gone if process in self._heard]
+            silent = now - min(heard) if heard else self._heartbeat
+            reason = f"no sign of life for {silent:.0f} s"
+        self.missed = gone, reason
         who = f"process {', '.join(map(str, gone))}" if gone else "another process"
         return f"{who} died or lost contact ({reason}); {GOES_ON}"
 
@@ -147,8 +192,9 @@ class Peers:
         """Ends this process on its own account, and tells the others, which end too."""
         message = " ".join(message.split())[:500]
         left = dict(
-            process=self.cluster.process_id, host=socket.gethostname(), code=code, message=message
-        )
+            process=self.cluster.process_id, host=socket.gethostname(), code=code,
+            message=message.partition(f"; {GOES_ON}")[0], missed=self.missed,
+        )  # fmt: skip
         client = native.client() if self._listener else None
         with contextlib.suppress(Exception):  # Without a client, or where another was first.
             client.key_value_set(LEFT, json.dumps(left))
@@ -167,6 +213,18 @@ class Peers:
         self._listener.join()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             jax.distributed.shutdown()
+
+
+def _describe_end(left: dict[str, Any], mine: int) -> str:
+    """What process `mine` says of another that has `left`; not who told that one."""
+    who = f"process {left['process']} on {left['host']}"
+    missed, reason = left["missed"]
+    if mine in missed:
+        return f"{who} took this one for lost ({reason})"
+    if missed:
+        gone = f"process {', '.join(map(str, missed))}"
+        return f"{gone} died or lost contact ({reason}, says {who})"
+    return f"{who} ended: {left['message']}" if left["message"] else f"{who} ended"
 
 
 def _value(client: Any, key: str) -> str | None:
@@ -196,7 +254,9 @@ def barrier(peers: Peers, name: str, timeout_seconds: float) -> None:
         who = f"process {', '.join(late[1].split())}" if late else "another process"
         reason = f"{timeout_seconds:.0f} s" if late else " ".join(text.split())[:200]
         raise PeerFailure(
-            f"{peers.cluster}: {who} did not come to {name!r} ({reason}); {GOES_ON}"
+            f"{peers.cluster}: {who} did not come to {name!r} ({reason}); {GOES_ON}",
+            [int(number) for number in late[1].split()] if late else (),
+            f"it did not come to {name!r} for {reason}",
         ) from error
 
 

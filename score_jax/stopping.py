@@ -20,7 +20,7 @@ SETTLE_SECONDS = 3.0
 
 
 class StopRequest:
-    """While entered, SIGINT, SIGTERM and SIGHUP only set `requested`; a second SIGINT interrupts.
+    """While entered, SIGINT, SIGTERM and SIGHUP only ask, see `poll`; a second SIGINT interrupts.
 
     A scheduler may send its SIGTERM twice, a closed terminal SIGHUP beside it: neither may cut
     short the save that the first one asked for. Where SIGHUP is ignored (nohup) it stays so.
@@ -31,15 +31,6 @@ class StopRequest:
     def __init__(self):
         self._asked = self._agreed = self._is_ahead = False
         self._previous: dict[int, object] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Was a stop asked for, as far as this process knows?
-
-        With several processes each may learn of it a moment apart: good for ending a wait that is
-        over for all, not for deciding what all have to do alike, which `poll` is for.
-        """
-        return self._asked or self._agreed or distributed.stop_notice() is not None
 
     def poll(self) -> bool:
         """Stop now? The same answer in all processes, which call it equally often.

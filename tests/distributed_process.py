@@ -13,8 +13,18 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # As cli.py does before jax is loaded.
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
 
-from score_jax import cli, config, distributed, mesh, workdir, writers  # noqa: E402
+from score_jax import (  # noqa: E402
+    cli,
+    config,
+    distributed,
+    distributed_native,
+    distributed_talk,
+    mesh,
+    workdir,
+    writers,
+)
 from score_jax.command_line import CLUSTER, Job  # noqa: E402
 from score_jax.stopping import StopRequest  # noqa: E402
 from score_jax.types import UserError  # noqa: E402
@@ -25,12 +35,17 @@ def say(*words) -> None:
 
 
 def agree(index: int, stop: StopRequest) -> None:
-    say("any", distributed.any_process(index == 1), distributed.any_process(False))
     say("primary", distributed.from_primary({"who": index, "long": "x" * 3000})["who"])
-    say("array", distributed.from_primary(np.full(3, index)).tolist())
     say("all", distributed.from_all(f"name {index}"))
+    said = [distributed.from_primary(number) for number in range(70)]
     distributed.barrier("here", 20)
+    said += [distributed.from_primary(number) for number in range(70, 150)]
+    left = len(distributed_native.client().key_value_dir_get(distributed_talk.SAID))
+    say("many", said == list(range(150)), left < 100)
     distributed.barrier("here", 20)
+    distributed_native.client, client = (lambda: None), distributed_native.client
+    say("by devices", distributed.from_all("y" * 2000 + str(index))[1][-2:])
+    distributed_native.client = client
     if index == 1:
         time.sleep(3)  # A process that ends later does not upset the others.
 
@@ -84,7 +99,7 @@ def idle(index: int, stop: StopRequest) -> None:
 def deaf(index: int, stop: StopRequest) -> None:
     """Hears of a stop, and goes on."""
     say("running")
-    while not stop.requested:
+    while distributed.stop_notice() is None:
         time.sleep(0.05)
     say("heard")
     time.sleep(100)
@@ -95,7 +110,7 @@ def forever(index: int, stop: StopRequest) -> None:
     step = 0
     while not stop.poll():
         step += 1
-        distributed.any_process(False)
+        multihost_utils.process_allgather(np.int32(step))
         say("step", step)
         if step % 5 == 0:
             for _ in range(3):
@@ -103,7 +118,7 @@ def forever(index: int, stop: StopRequest) -> None:
                     break
                 time.sleep(0.05)
         time.sleep(0.05)
-    say("stopped", step, stop.requested)
+    say("stopped", step)
     raise KeyboardInterrupt
 
 
@@ -112,7 +127,7 @@ def starved(index: int, stop: StopRequest) -> None:
     step, late = 0, float(os.environ.get("LATE", "inf"))
     while not stop.poll():
         step += 1
-        distributed.any_process(False)
+        multihost_utils.process_allgather(np.int32(step))
         begin = time.monotonic()
         if step == 10 and (late == float("inf") or index == 1):
             say("waiting")

@@ -17,9 +17,9 @@ ASKING = [*SIGNALS, signal.SIGHUP]
 def test_the_first_signal_asks_and_a_second_interrupt_interrupts(number):
     before = [signal.getsignal(each) for each in ASKING]
     with StopRequest() as stop:
-        assert not stop.requested and not stop.poll()
+        assert not stop.poll()
         os.kill(os.getpid(), number)
-        assert stop.requested and stop.poll() and stop.poll_waiting()
+        assert stop.poll() and stop.poll_waiting()
         for again in (signal.SIGTERM, signal.SIGHUP):  # The save goes on.
             os.kill(os.getpid(), again)
         with pytest.raises(KeyboardInterrupt):
@@ -33,7 +33,7 @@ def test_what_nohup_ignores_stays_ignored():
     try:
         with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.requested
+            assert not stop.poll()
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -47,7 +47,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(index, number):
         pod.processes[index].send_signal(number)
         ended = pod.end()
     assert [end.code for end in ended.values()] == [130, 130]
-    stopped = [re.search(r"stopped (\d+) True", end.out)[1] for end in ended.values()]
+    stopped = [re.search(r"stopped (\d+)", end.out)[1] for end in ended.values()]
     assert stopped[0] == stopped[1]
     for end in ended.values():
         assert end.errors.count("SIGTERM: saving at the next step") == 1
