@@ -33,13 +33,29 @@ class Mean:
         return float(self.total) / float(self.count)
 
 
-# What may be no number first in a step, in the order in which a step computes them, and what helps.
+# What may be wrong first in a step, in the order in which a step computes them: how it is told, and
+# what helps.
 CULPRITS = {
-    "data": "an image outside [0, 1] or a label that is no class: prepare the dataset anew",
-    "attack": "lower config.attack.step_size, or set config.precision.attack=float32",
-    "loss": "set config.objective.clip or config.precision.train=float32, or lower the rate",
-    "gradient": "set config.optimizer.clip_norm or config.precision.train=float32",
-    "update": "lower config.schedule.learning_rate or set config.optimizer.clip_norm",
+    "data": (
+        "an image outside [0, 1] or a label that is no class",
+        "prepare the dataset anew",
+    ),
+    "attack": (
+        "the attack gave images that are no finite numbers",
+        "lower config.attack.step_size, or set config.precision.attack=float32",
+    ),
+    "loss": (
+        "the loss is no finite number",
+        "set config.objective.clip or config.precision.train=float32, or lower the rate",
+    ),
+    "gradient": (
+        "the gradient is no finite number",
+        "set config.optimizer.clip_norm or config.precision.train=float32",
+    ),
+    "update": (
+        "the update gave weights that are no finite numbers or above 1e19",
+        "lower config.schedule.learning_rate or set config.optimizer.clip_norm",
+    ),
 }
 
 
@@ -94,8 +110,13 @@ def check(health: Health, last_good: int) -> None:
     health = jax.device_get(health)
     if health.step < 0:
         return
-    culprit = list(CULPRITS)[int(health.culprit)]
+    told, remedy = list(CULPRITS.values())[int(health.culprit)]
+    saved = (
+        f"the last checkpoint is from step {last_good}"
+        if last_good
+        else "there is no checkpoint yet"
+    )
     raise UserError(
-        f"the {culprit} is no finite number in step {int(health.step)} (all before it was); the "
-        f"last checkpoint is from step {last_good}; in a new --workdir: {CULPRITS[culprit]}"
+        f"{told} in step {int(health.step)} (all was well before it); {saved}; in a new "
+        f"--workdir: {remedy}"
     )

@@ -45,9 +45,7 @@ def recipe(rate=0.1, log_every_steps=1, **fields):
     made = recipe_of(objectives.create("madry"), num_steps=1)
     rates = optimizers.Rates(lambda step: jnp.float32(rate), lambda step: jnp.float32(0.9))
     optimizer = optimizers.create(rates, made.classifier.roles)
-    return dataclasses.replace(
-        made, optimizer=optimizer, log_every_steps=log_every_steps, **fields
-    )
+    return dataclasses.replace(made, optimizer=optimizer, log_every_steps=log_every_steps, **fields)
 
 
 def culprit(recipe, **batch):
@@ -94,5 +92,18 @@ def test_means_are_computed_and_health_is_checked():
     sums = {"train/loss": metrics.Mean.of(jnp.ones(3)), "health": Health.good()}
     assert metrics.compute(sums) == {"train/loss": 1.0}
     metrics.check(sums["health"], last_good=0)
-    with pytest.raises(UserError, match="the loss is no finite number in step 7 .* from step 4"):
+    with pytest.raises(UserError, match="the loss is no finite number in step 7 .* from step 4;"):
         metrics.check(Health.of(jnp.int32(7), loss=jnp.bool_(False)), last_good=4)
+
+
+@pytest.mark.parametrize("culprit, words", [
+    ("data", "an image outside [0, 1] or a label that is no class in step 12"),
+    ("attack", "the attack gave images that are no finite numbers in step 12"),
+    ("loss", "the loss is no finite number in step 12"),
+    ("gradient", "the gradient is no finite number in step 12"),
+    ("update", "the update gave weights that are no finite numbers or above 1e19 in step 12"),
+])  # fmt: skip
+def test_each_culprit_is_told_in_words_of_its_own(culprit, words):
+    with pytest.raises(UserError) as caught:
+        metrics.check(Health.of(jnp.int32(12), **{culprit: jnp.bool_(False)}), last_good=0)
+    assert str(caught.value).startswith(f"{words} (all was well before it); there is no checkpoint")

@@ -182,7 +182,7 @@ def test_loss_that_is_no_number_ends_the_run_and_names_the_steps(data_dir, tmp_p
     config = digits_config(
         *OVERRIDES, f"data.dir={data_dir}", "schedule.learning_rate=1e30", "log.every_steps=2"
     )
-    broken = r"the (update|gradient|loss) is no finite number in step \d+ .* from step 0; in a new"
+    broken = r"the (update|gradient|loss) .* in step \d+ .*; there is no checkpoint yet; in a new"
     with pytest.raises(UserError, match=broken):
         train.train(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
@@ -196,7 +196,7 @@ def test_weights_that_are_no_numbers_are_never_saved(data_dir, tmp_path):
     config = digits_config(
         *OVERRIDES, f"data.dir={data_dir}", "schedule.learning_rate=1e30", "log.every_steps=100"
     )
-    with pytest.raises(UserError, match=r"no finite number in step [0-5] .* from step 0; in a new"):
+    with pytest.raises(UserError, match=r" in step [0-5] .*; there is no checkpoint yet; in a new"):
         train.train(config, str(tmp_path / "run"))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert not list((tmp_path / "run" / "checkpoints_best").iterdir())
