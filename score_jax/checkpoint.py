@@ -6,6 +6,7 @@ the data. Saves go on in the background, are committed as a whole, and are verif
 """
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from score_jax.train_state import TrainState
 from score_jax.types import UserError
 from score_jax.workdir import Workdir
 
+LOGGER = logging.getLogger("score_jax")
 INFERENCE = ("params", "ema_params", "batch_stats")
 
 
@@ -57,7 +59,8 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest whole state, laid out as `abstract`; None in a fresh run.
 
-        What killed saves left is removed, damaged checkpoints are set aside with a line.
+        What killed saves left is removed, damaged checkpoints are set aside with a line, and so
+        is the best one where nothing is left of the run that it belongs to.
 
         Raises:
           UserError: only damaged checkpoints, or of another version or config.
@@ -68,12 +71,22 @@ class Checkpoints:
         restored = None
         if step is not None:
             state, about = self._last.restore(step, abstract)
-            best = Best(**about["best"])
-            best = best if best.step in self._best.steps() else Best()
+            best = self._still_there(Best(**about["best"]))
             restored = Restored(state, best, about.get("is_validated", True))
-        # Selected after the state that the run goes on from: it is not part of what follows.
-        self._best.remove_after(step)
+            # Selected after the state that the run goes on from: it is not part of what follows.
+            self._best.remove_after(step)
         return restored
+
+    def _still_there(self, best: Best) -> Best:
+        if best.step == Best().step or best.step in self._best.steps():
+            return best
+        if distributed.is_primary():
+            LOGGER.warning(
+                "the best checkpoint so far, step %d with a validation accuracy of %.2f%%, is lost "
+                "(no whole one in %s); the selection begins anew: the next validation will be the "
+                "best, whatever its accuracy", best.step, 100 * best.score, self._best.folder,
+            )  # fmt: skip
+        return Best()
 
     def _agree_on_step(self, abstract: TrainState) -> int | None:
         """The step that process 0 finds whole, on all processes."""
@@ -98,7 +111,12 @@ class Checkpoints:
         checkpoint_store.remove_unfinished(best)
         step = checkpoint_choice.newest_whole(last, abstract)
         for selected in checkpoint_store.steps(best):
-            checkpoint_choice.is_set_aside(best, selected)
+            if not checkpoint_choice.is_set_aside(best, selected) and step is None:
+                place = checkpoint_choice.set_aside(best, selected, checkpoint_choice.BEFORE)
+                LOGGER.warning(
+                    "there is no checkpoint in %s: the run begins anew, and its best so far is "
+                    "moved from %s to %s", last, best / str(selected), place,
+                )  # fmt: skip
         return step
 
     def save(self, state: TrainState, best: Best, *, is_validated: bool) -> None:

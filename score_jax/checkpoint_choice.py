@@ -16,6 +16,7 @@ from score_jax.types import UserError
 
 LOGGER = logging.getLogger("score_jax")
 DAMAGED = "damaged"
+BEFORE = "before"  # Best ones of a run whose checkpoints are gone.
 
 
 def newest_whole(folder: Path, abstract: Any) -> int | None:
@@ -54,14 +55,19 @@ def is_set_aside(folder: Path, step: int) -> bool:
     damage = find_damage(folder / str(step))
     if damage is None:
         return False
-    aside = folder / DAMAGED
+    place = set_aside(folder, step, DAMAGED)
+    LOGGER.warning("checkpoint %s is damaged: %s; moved to %s", folder / str(step), damage, place)
+    return True
+
+
+def set_aside(folder: Path, step: int, name: str) -> Path:
+    """Moves a step to the folder `name` beside it, under a name that is free; returns its place."""
+    aside = folder / name
     aside.mkdir(exist_ok=True)
     taken = {path.name for path in aside.iterdir()}
     names = (f"{step}.{n}" if n else str(step) for n in range(len(taken) + 1))
     place = aside / next(name for name in names if name not in taken)
-    (folder / str(step)).rename(place)
-    LOGGER.warning("checkpoint %s is damaged: %s; moved to %s", folder / str(step), damage, place)
-    return True
+    return (folder / str(step)).rename(place)
 
 
 def find_damage(folder: Path) -> str | None:

@@ -137,10 +137,10 @@ class Store:
         """Reads the folder again; all processes together."""
         self._manager.reload()
 
-    def remove_after(self, step: int | None) -> None:
-        """Removes the steps after this one, or all; all processes together."""
+    def remove_after(self, step: int) -> None:
+        """Removes the steps after this one; all processes together."""
         if distributed.is_primary():
-            for later in [s for s in steps(self.folder) if step is None or s > step]:
+            for later in [found for found in steps(self.folder) if found > step]:
                 remove(self.folder, later)
         self.reload()
 

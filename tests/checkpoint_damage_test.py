@@ -7,7 +7,7 @@ import pytest
 
 from score_jax import checkpoint, config, workdir
 from score_jax.types import UserError
-from tests.checkpoint_states import abstract, assert_is, folders, state_at
+from tests.checkpoint_states import abstract, assert_is, folders, numbers, state_at
 
 KINDS = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -105,6 +105,33 @@ def test_a_run_of_damaged_checkpoints_alone_does_not_begin_anew(run):
     assert restore(run) is None
 
 
+def test_where_all_checkpoints_are_gone_the_best_is_kept_aside(run, caplog):
+    for _ in range(2):
+        for step in folders(run.checkpoints):
+            shutil.rmtree(run.checkpoints / str(step))
+        assert restore(run) is None
+        assert folders(run.best) == []
+        again = checkpoint.Checkpoints(run, {}, keep=2)  # The run begins anew.
+        again.save_best(state_at(2), {"val/clean_accuracy": 0.25})
+        again.close()
+    assert {path.name for path in (run.best / "before").iterdir()} == {"2", "2.1"}
+    assert f"moved from {run.best / '2'} to {run.best / 'before' / '2'}" in caplog.text
+    kept, about = checkpoint.checkpoint_choice.read(run.best / "before" / "2")
+    assert about["accuracies"] == {"val/clean_accuracy": 0.5}
+    np.testing.assert_array_equal(
+        kept["params"]["logits"]["kernel"], numbers(2).params["logits"]["kernel"]
+    )
+
+
+def test_a_best_that_is_gone_is_told(run, caplog):
+    shutil.rmtree(run.best / "2")
+    assert restore(run).best == checkpoint.Best()
+    assert "best checkpoint so far, step 2 with a validation accuracy of 50.00%, is lost" in (
+        caplog.text
+    )
+    assert "the selection begins anew" in caplog.text
+
+
 def test_another_config_is_no_damage(run):
     message = r"2 is of another version or config: .*kernel is float32\[64, 16\], in this run .*32"
     with pytest.raises(UserError, match=message):
@@ -164,6 +191,7 @@ def test_a_damaged_best_is_set_aside_too(run, caplog):
     assert restored.best == checkpoint.Best()
     assert folders(run.best / "damaged") == [2]
     assert "checkpoints_best/2 is damaged" in caplog.text
+    assert "step 2 with a validation accuracy of 50.00%, is lost" in caplog.text
 
 
 def test_half_written_checkpoints_are_removed_where_they_are_the_runs_own(run):
