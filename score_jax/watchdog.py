@@ -38,7 +38,10 @@ from score_jax import watchdog_guard
 EXIT_CODE = os.EX_TEMPFAIL  # 75: start the same command again.
 STEP = "training"
 FIRST_PATIENCE = 3.0  # Times `minutes`, where nothing tells yet how long it takes.
-PATIENCE = {"compiling": 12.0}  # The same where what came before tells nothing.
+# The same where what came before tells nothing. Most waits for a save are over at once, but the one
+# for the last save, or for the one before, is as long as slow storage takes for all of it; and a
+# start reads and verifies one checkpoint after the other until one is whole.
+PATIENCE = {"compiling": 12.0, "checkpoint": 6.0, "restoring": 6.0}
 GUARD_SECONDS = 3.0  # A busy machine may keep a thread waiting so long.
 REPORT_SECONDS = 30.0  # A disk that does not answer must not keep the process from ending.
 
@@ -56,9 +59,10 @@ class Watchdog:
     """Ends this process with code 75 where no sign of life comes for too long.
 
     Too long is `minutes`, or `factor` times the median time of a step (in another phase: or of that
-    phase, if that is more), whichever is longer; more for the first of its kind and for a
-    compilation. Only time in which this process could run counts: a machine that slept, or a
-    process that was stopped and continued (SIGSTOP, `scontrol suspend`), is not stuck.
+    phase, if that is more), whichever is longer; more for the first of its kind (`FIRST_PATIENCE`),
+    and always for compilations and for what reads or writes checkpoints (`PATIENCE`). Only time in
+    which this process could run counts: a machine that slept, or a process that was stopped and
+    continued (SIGSTOP, `scontrol suspend`), is not stuck.
 
     Where no thread of Python can run (a library keeps the interpreter's lock), a small second
     process kills this one, with its stacks in the log, after `FIRST_PATIENCE` times `minutes`; its

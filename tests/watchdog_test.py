@@ -80,6 +80,13 @@ def test_a_stuck_process_ends_with_75_and_its_stacks(tmp_path, where):
 SLOW = """
 with watchdog.doing("compiling"):
     time.sleep(1.0)
+with watchdog.doing("restoring"):
+    time.sleep(0.45)
+for _ in range(3):
+    with watchdog.doing("checkpoint"):
+        time.sleep(0.001)
+with watchdog.doing("checkpoint"):
+    time.sleep(0.45)
 time.sleep(0.2)
 watchdog.beat(0)
 for step in range(1, 4):
@@ -97,7 +104,7 @@ with watchdog.doing("input"):
 
 
 def test_a_slow_process_goes_on(tmp_path):
-    """A long compilation, a long first step, one step four times the usual, a long validation."""
+    """Long: a compilation, reading and a last save, the first step, another one, a validation."""
     process = start(tmp_path / "log", SLOW)
     out, error = process.communicate(timeout=30)
     assert (process.returncode, out, error) == (0, "done\n", "")
