@@ -157,6 +157,20 @@ def from_all(value: Any, *, what: str = "go on", timeout_seconds: float | None =
     return talk.from_all(value, what, timeout_seconds or _patience)
 
 
+def meet(what: str, timeout_seconds: float | None = None) -> None:
+    """All processes come here before their first collective, and open the links between devices.
+
+    Args:
+      what, timeout_seconds: as `from_all`.
+
+    Raises:
+      PeerFailure: as `from_all`.
+    """
+    if jax.process_count() > 1:
+        from_all(None, what=what, timeout_seconds=timeout_seconds)
+        distributed_talk.open_links()
+
+
 def _talking() -> Talk | None:
     global _talk
     client = native.client()

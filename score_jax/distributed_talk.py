@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from score_jax.distributed_peers import GOES_ON, PeerFailure
 
@@ -120,6 +122,24 @@ def name(processes: list[int]) -> str:
     """Processes in a sentence; of many the first ones."""
     more = f" and {len(processes) - 8} more" if len(processes) > 8 else ""
     return f"process {', '.join(map(str, processes[:8]))}{more}"
+
+
+def open_links() -> None:
+    """The first collectives, at a moment when all processes are here.
+
+    On CPUs JAX opens the links of a set of devices in its first collective, and waits 30 seconds
+    for the others: one that is still compiling would be taken for lost.
+    """
+    if jax.default_backend() != "cpu":
+        return
+    multihost_utils.process_allgather(np.int32(0))
+    devices = jax.devices()
+    mesh = Mesh(np.array(devices), "all")
+    ones = jax.make_array_from_callback(
+        (len(devices),), NamedSharding(mesh, PartitionSpec("all")), lambda _: np.ones(1, np.int32)
+    )
+    total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones)
+    assert int(total) == len(devices)
 
 
 def by_devices(value: Any) -> list[Any]:

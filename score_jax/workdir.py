@@ -18,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from score_jax import config as config_module
-from score_jax import distributed
+from score_jax import distributed, workdir_together
 from score_jax.types import UserError
 from score_jax.workdir_versions import git_state, library_versions
 
@@ -185,8 +185,11 @@ def _begin(
 def _open_together(
     workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], primary: bool
 ) -> None:
-    """One process writes; the others see that it was in this very folder."""
-    hosts = distributed.from_all(platform.node())
+    """One process writes; the others see that it was in this very folder.
+
+    Before the first collective, which waits less than a file system may take.
+    """
+    hosts = workdir_together.meet(config)
     token, failure = secrets.token_hex(8), None
     if primary:
         try:
@@ -194,7 +197,7 @@ def _open_together(
             _begin(workdir, config, argv, devices, processes=len(hosts), hosts=hosts, token=token)
         except UserError as error:
             failure = error
-    token = distributed.from_primary("" if failure else token)
+    token = distributed.from_primary("" if failure else token, what=workdir_together.OPEN)
     if failure:
         raise failure
     if not token:
@@ -208,6 +211,7 @@ def _open_together(
                 "that all hosts share"
             )
         time.sleep(0.2)
+    distributed.meet("see the run's folder")
 
 
 def find_workdir(path: str | os.PathLike[str]) -> Workdir:

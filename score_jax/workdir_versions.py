@@ -1,5 +1,6 @@
 """What a number may depend on beside the config: versions of libraries, and of this code."""
 
+import hashlib
 import importlib.metadata
 import subprocess
 from pathlib import Path
@@ -34,3 +35,12 @@ def git_state() -> dict[str, Any] | None:
         return dict(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def source_digest() -> str:
+    """SHA-256 of the source files of this package, also where there is no git."""
+    digest, root = hashlib.sha256(), Path(__file__).resolve().parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -66,6 +66,7 @@ def folder(index: int, stop: StopRequest) -> None:
     path, fields = os.environ[f"FOLDER_{index}"], config.default()
     if index == 0 and "REFUSED" in os.environ:
         fields.seed = 5
+    fields.seed = int(os.environ.get("SEED", fields.seed))
     place = workdir.open_workdir(path, fields, ["train"], primary=index == 0)
     writers.start_logging(file=place.log(index))
     writers.LOGGER.info("opened")

@@ -202,10 +202,22 @@ def test_a_folder_that_not_all_processes_see_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_of_different_configs_are_refused(tmp_path):
+    path = str(tmp_path / "run")
+    with Pod("folder", FOLDER_0=path, FOLDER_1=path, REFUSED="1") as pod:
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [2, 2], ended
+    for end in ended.values():
+        assert "was started otherwise than process 0 on" in end.errors
+        assert "(config.seed: 0, and 5 in process 0); start all 2 processes with" in end.errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_folder_that_process_0_refuses_ends_all(tmp_path):
     path = str(tmp_path)
     open_run(path)
-    with Pod("folder", FOLDER_0=path, FOLDER_1=path, REFUSED="1") as pod:
+    with Pod("folder", FOLDER_0=path, FOLDER_1=path, SEED="5") as pod:
         ended = pod.end()
     assert [end.code for end in ended.values()] == [2, 2], ended
     assert "holds a run with another config (seed: 0 there, 5 here)" in ended[0].errors
