@@ -6,7 +6,6 @@ are imported inside the job, and `--help` answers at once.
 
 import contextlib
 import dataclasses
-import json
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,7 +24,15 @@ from score_jax.command_line import (
     parse,
     suggest,
 )
-from score_jax.command_line_run import artifact_of, quiet_runtime, radius_of, workdir_of
+from score_jax.command_line_run import (
+    artifact_of,
+    keep_trace,
+    quiet_runtime,
+    radius_of,
+    show,
+    tell_end,
+    workdir_of,
+)
 from score_jax.compare_job import COMPARE
 from score_jax.doctor_job import DOCTOR
 from score_jax.interop_job import IMPORT
@@ -67,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _end(_refuse(label, error), str(error))
     except KeyboardInterrupt:
-        print(f"{label}: interrupted", file=sys.stderr)
+        tell_end(f"{label}: interrupted")
         return _end(INTERRUPTED, "interrupted")
 
 
@@ -84,7 +91,7 @@ def _run(label: str, job: Job, call: Call) -> int:
             writers.CONSOLE.process = distributed.process_index()
             result = job.run(call)
             if writers.CONSOLE.process == 0:
-                _show(result)
+                show(result)
         return 0
     except (UserError, OSError) as error:
         # An OSError says which file and why: no space, read-only, not permitted.
@@ -93,6 +100,7 @@ def _run(label: str, job: Job, call: Call) -> int:
         return _end(_refuse(label, error), str(error))
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
+            keep_trace(label)
             raise
         remedy = f"pip install 'score_jax[{EXTRAS[error.name]}]'"
         return _end(_refuse(label, f"this job needs {error.name}; {remedy}"), remedy)
@@ -105,8 +113,10 @@ def _run(label: str, job: Job, call: Call) -> int:
         if told and (cluster or told[0] == REFUSED or isinstance(error, TemporaryFailure)):
             if call.log_level == "debug":
                 traceback.print_exc()
+            keep_trace(label)
             _refuse(label, told[1])
             return _end(*told)
+        keep_trace(label)
         if not distributed.is_several():
             raise
         traceback.print_exc()
@@ -120,19 +130,8 @@ def _end(code: int, message: str) -> int:
 
 
 def _refuse(label: str, error: Exception | str) -> int:
-    print(f"{label}: {' '.join(str(error).split())}", file=sys.stderr)
+    tell_end(f"{label}: {' '.join(str(error).split())}")
     return REFUSED
-
-
-def _show(result: Any) -> None:
-    """Prints what a job hands back: text, lines, or named facts."""
-    if isinstance(result, str | Path):
-        print(result)
-    elif isinstance(result, dict):
-        print(json.dumps(result, indent=2, default=str))
-    elif isinstance(result, list | tuple):
-        for entry in result:
-            print(entry)
 
 
 def _sweep_of(call: Call, folder: str = "") -> Any:

@@ -1,11 +1,15 @@
 """Reading a command line: the flags of one job, `--config.FIELD=VALUE`, and the text of --help."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from absl import flags
+
+# Flags that name one folder: a shell leaves the ~ of --workdir=~/x as it is.
+FOLDERS = ("workdir", "artifact", "data_dir", "out")
 
 
 class UsageError(Exception):
@@ -21,7 +25,8 @@ class Call:
     words: tuple[str, ...]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.values, name)
+        value = getattr(self.values, name)
+        return os.path.expanduser(value) if name in FOLDERS else value
 
 
 @dataclass(frozen=True)

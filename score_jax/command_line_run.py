@@ -1,9 +1,12 @@
-"""What a command line says of a run: its folder, its exported model, its radius."""
+"""What a command line says of a run: its folder, its exported model, its radius; how it ends."""
 
 import json
+import logging
 import os
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 from score_jax.command_line import Call, UsageError
 
@@ -61,3 +64,34 @@ def quiet_runtime(call: Call) -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def show(result: Any) -> None:
+    """Prints what a job hands back: text, lines, or named facts."""
+    if isinstance(result, str | Path):
+        print(result)
+    elif isinstance(result, dict):
+        print(json.dumps(result, indent=2, default=str))
+    elif isinstance(result, list | tuple):
+        for entry in result:
+            print(entry)
+
+
+def tell_end(line: str) -> None:
+    """Prints the line that a job ends with; the log files of its run get it too."""
+    print(line, file=sys.stderr)
+    _keep(line)
+
+
+def keep_trace(label: str) -> None:
+    """Writes the traceback of the error at hand to the log files of the run."""
+    _keep(f"{label}: an error that nobody foresaw", is_traced=True)
+
+
+def _keep(line: str, is_traced: bool = False) -> None:
+    record = logging.getLogger("score_jax").makeRecord(
+        "score_jax", logging.ERROR, __file__, 0, line, (), sys.exc_info() if is_traced else None
+    )
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

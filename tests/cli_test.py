@@ -216,6 +216,42 @@ def test_what_the_user_can_act_on_is_one_line(job, capsys, error, code, message)
     assert capsys.readouterr().err == message
 
 
+@pytest.fixture
+def log(tmp_path):
+    """A log file of a run, which is open."""
+    path = tmp_path / "host-0000.log"
+    writers.start_logging(file=path)
+    yield path
+    for handler in logging.getLogger().handlers:
+        if getattr(handler, "baseFilename", None) == str(path):
+            handler.close()
+
+
+@pytest.mark.parametrize("error", [UserError("why"), KeyboardInterrupt()])
+def test_the_end_of_a_run_is_in_its_log_too(job, capsys, log, error):
+    job("report", "report", error)
+    assert cli.main(["report", "--workdir=a"])
+    (line,) = capsys.readouterr().err.splitlines()
+    (kept,) = log.read_text().splitlines()
+    assert kept.endswith(f" ERROR {line}") and line.startswith("score-jax report: ")
+
+
+def test_the_traceback_of_a_mistake_is_in_the_log_too(job, capsys, log):
+    job("report", "report", ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["report", "--workdir=a"])
+    assert capsys.readouterr().err == ""  # Python prints it, once.
+    assert " ERROR score-jax report: " in log.read_text()
+    assert log.read_text().endswith("ZeroDivisionError: a bug\n")
+
+
+def test_a_home_is_found_in_the_flags_of_folders(job, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    calls = job("report", "report")
+    assert cli.main(["report", "--workdir=~/a", "--data_dir=~/b"]) == 0
+    assert calls == [((f"{tmp_path}/a",), dict(beside=(), data_dir=f"{tmp_path}/b"))]
+
+
 def test_debug_shows_the_traceback(job, capsys):
     job("report", "report", UserError("told"))
     assert cli.main(["report", "--workdir=a", "--log_level=debug"]) == 2
