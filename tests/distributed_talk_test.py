@@ -69,7 +69,6 @@ def test_who_does_not_come_is_named(process, missed):
     who = f"process {', '.join(map(str, missed))}"
     assert f"of 4: {who} did not open the folder (0 s); the same command" in str(failure.value)
     assert list(failure.value.processes) == missed
-    monkeypatch.undo()
 
 
 def test_one_that_is_waited_for_is_told_now_and_then(monkeypatch, caplog):
