@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +29,14 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from score_jax import distributed
-from score_jax.workdir import write_json_atomic
 
 LOGGER = logging.getLogger("score_jax")
 SEALS = "seals.json"  # Of each whole entry: its SHA-256.
 # Nothing is too quick to be kept: the small programs of a start take seconds together.
 MIN_COMPILE_SECONDS = 0.0
-COMPILED = "/jax/core/compile/backend_compile_duration"  # After the program is written.
+WRITES = "/jax/compilation_cache/cache_misses"  # Said before a program is written.
+COMPILED = "/jax/core/compile/backend_compile_duration"  # After it is written, or read.
+SHARE = 0.1  # Of the time that programs took to compile: recording them may take so much.
 ZLIB = b"\x78"  # The first byte.
 MAX_BYTES = 2 * 1024**3
 
@@ -69,16 +71,17 @@ def enabled(folder: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path | None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     compilation_cache.reset_cache()  # It may be open on the folder of another run.
 
-    def listen(event: str, seconds: float, **_: object) -> None:
-        if is_primary and event == COMPILED:
-            with contextlib.suppress(OSError):  # A full disk: the next start drops the entry.
-                _seal(folder)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    seals = _Seals(folder)
+    if is_primary:
+        jax.monitoring.register_event_listener(seals.hear_of_write)
+        jax.monitoring.register_event_duration_secs_listener(seals.hear_of_end)
     try:
         yield folder
     finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+        if is_primary:
+            jax.monitoring.unregister_event_listener(seals.hear_of_write)
+            jax.monitoring.unregister_event_duration_listener(seals.hear_of_end)
+            seals.record()
         jax.config.update("jax_compilation_cache_dir", None)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
         compilation_cache.reset_cache()
@@ -140,39 +143,70 @@ def _is_prepared(folder: Path, max_bytes: int) -> bool:
 
 
 def _prepare(folder: Path, max_bytes: int) -> None:
-    """Makes the folder, and drops entries that are not whole or too many."""
+    """Makes the folder, and drops entries that are not whole or too many.
+
+    All that is kept is read: damage changes neither the size nor the time of a file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     seals, kept, size = _read_seals(folder), {}, 0
-    entries = sorted(_entries(folder), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for entry in entries:
-        size += entry.stat().st_size
-        is_whole = seals.get(entry.name) == _hash(entry)
-        if is_whole and size <= max_bytes:
+    found = [(entry, entry.stat()) for entry in _entries(folder)]
+    for entry, status in sorted(found, key=lambda pair: pair[1].st_mtime, reverse=True):
+        size += status.st_size
+        is_too_much = size > max_bytes
+        if not is_too_much and seals.get(entry.name) == _hash(entry.read_bytes()):
             kept[entry.name] = seals[entry.name]
             continue
         entry.unlink()
-        if not is_whole:
+        if not is_too_much:
             LOGGER.warning("dropped a compiled program that was not whole: %s", entry)
-    write_json_atomic(folder / SEALS, kept)  # Proves, too, that the folder is writable.
+    _write_seals(folder, kept)  # Proves, too, that the folder is writable.
 
 
-def _seal(folder: Path) -> None:
-    """Records the hash of each new entry, by which the next start knows that it is whole."""
-    seals, new = _read_seals(folder), {}
-    for entry in _entries(folder):
-        if entry.name in seals:
-            continue
-        if _is_cut_short(entry):
-            entry.unlink()
-        else:
-            new[entry.name] = _hash(entry)
-    if new:
-        write_json_atomic(folder / SEALS, seals | new)
+class _Seals:
+    """Records the hash of each new entry, by which the next start knows that it is whole.
+
+    A kill before that costs the programs that are not recorded yet. On storage that answers slowly
+    they are recorded together, a few at a time: a start has many programs that compile at once.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._seals = folder, _read_seals(folder)
+        self._is_due, self._at_stake, self._cost = False, 0.0, 0.0  # Seconds.
+
+    def hear_of_write(self, event: str, **_: object) -> None:
+        self._is_due |= event == WRITES
+
+    def hear_of_end(self, event: str, seconds: float, **_: object) -> None:
+        if event == COMPILED and self._is_due:
+            self._at_stake += seconds
+            if SHARE * self._at_stake >= self._cost:
+                self.record()
+
+    def record(self) -> None:
+        if not self._is_due:
+            return
+        begin = time.monotonic()
+        with contextlib.suppress(OSError):  # A full disk: the next start drops the entry.
+            self._record()
+        self._is_due, self._at_stake, self._cost = False, 0.0, time.monotonic() - begin
+
+    def _record(self) -> None:
+        new = {}
+        for entry in _entries(self._folder):
+            if entry.name in self._seals:
+                continue
+            data = entry.read_bytes()
+            if _is_cut_short(data):
+                entry.unlink()
+            else:
+                new[entry.name] = _hash(data)
+        if new:
+            _write_seals(self._folder, self._seals | new)
+            self._seals |= new
 
 
-def _is_cut_short(entry: Path) -> bool:
+def _is_cut_short(data: bytes) -> bool:
     """Whether a write failed half-way; JAX packs by zlib, or by Zstandard where that is there."""
-    data = entry.read_bytes()
     try:
         if data[:1] == ZLIB:
             zlib.decompress(data)
@@ -192,5 +226,15 @@ def _read_seals(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _write_seals(folder: Path, seals: dict[str, str]) -> None:
+    # Not flushed to the disk: where a machine loses it, the next start compiles again.
+    temporary = folder / f".{SEALS}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps(seals, indent=1) + "\n")
+        temporary.replace(folder / SEALS)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,7 +1,9 @@
 """Compiled programs survive their process; damaged ones do not, and nothing fails for them."""
 
+import json
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,38 @@ def test_a_program_that_nothing_vouches_for_is_dropped(folder):
     for seals in folder.glob(f"*/{compile_cache.SEALS}"):
         seals.unlink()
     assert compiled(folder)[1] == (1, 0)
+
+
+def recorded(folder):
+    (seals,) = folder.glob(f"*/{compile_cache.SEALS}")
+    return set(json.loads(seals.read_text()))
+
+
+def compile_some(count):
+    for number in range(count):
+        jax.jit(lambda x, number=number: x * number + 0.5).lower(jnp.ones(3)).compile()
+
+
+def test_a_killed_process_leaves_what_vouches_for_its_programs(tmp_path):
+    with compile_cache.enabled(tmp_path):
+        compile_some(1)
+        assert {entry.name for entry in tmp_path.glob("*/*-cache")} == recorded(tmp_path) != set()
+
+
+def test_slow_storage_is_not_asked_after_each_program(tmp_path, monkeypatch):
+    write, times = compile_cache._write_seals, []
+
+    def slow(*seals):
+        times.append(time.monotonic())
+        time.sleep(0.3)  # As much as several programs take to compile.
+        write(*seals)
+
+    monkeypatch.setattr(compile_cache, "_write_seals", slow)
+    with compile_cache.enabled(tmp_path):
+        compile_some(10)
+    assert len(times) <= 4  # The start's, the first one, the end's; one more on a busy machine.
+    assert {entry.name for entry in tmp_path.glob("*/*-cache")} == recorded(tmp_path)
+    assert len(recorded(tmp_path)) >= 10
 
 
 def test_a_program_that_is_damaged_later_is_compiled_again(folder):
