@@ -181,7 +181,7 @@ main() {
 
   grep -E 'slurm.sbatch:|resum|saved|stop' "$output" || true
   outcomes="$(python3 -c 'import json, sys
-  print(*[entry["outcome"] for entry in json.load(open(sys.argv[1]))["history"]])' "$work/run.json")"
+print(*[entry["outcome"] for entry in json.load(open(sys.argv[1]))["history"]])' "$work/run.json")"
   say "outcomes of the run: $outcomes; restarts: $(restarts_of "$job")"
   [ "$outcomes" = "stopped stopped finished" ] || fail "expected: stopped stopped finished"
   say "saved, requeued and finished"
