@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 HEARTBEAT = 10
 SLACK = 5  # To notice, to tell and to end, on a machine that does other work.

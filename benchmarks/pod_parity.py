@@ -13,6 +13,7 @@ Networks with BatchNorm need --override=batchnorm.groups=2 for `microbatches`.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Form: processes, devices a process, overrides.
 FORMS = {
