@@ -98,7 +98,7 @@ def local() -> tuple[Slice, str]:
             memory = min(memory, room[0])
         memory //= len(devices)
     chip = preflight_estimate.measure(kind, memory, len(devices))
-    return Slice(name=name, chip=chip, num_chips=len(devices)), "measured here"
+    return Slice(name=name, chip=chip, num_chips=len(devices)), "measured here, just now"
 
 
 def facts_of(

@@ -133,7 +133,7 @@ def _run(facts):
     else:
         time = f"at the least {hours(facts['hours'])}, one after the other "
         time += hours(facts["hours_in_turn"])
-    if facts["num_chips"] > 1:
+    if facts["num_chips"] > 1 and facts["device_kind"] != "cpu":
         time += f"; {chip_hours(facts['chip_hours'])}"
     yield "Whole run", time
     validations = facts["validations"]
@@ -170,7 +170,9 @@ def _digits(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes as memory is told."""
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    if value >= 2**30:
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
 
 
 def _si(value: float) -> str:

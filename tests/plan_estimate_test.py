@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 
 import jax
 import pytest
@@ -117,6 +118,11 @@ def test_slices_have_the_names_that_libtpu_knows(form, name):
 
 
 def test_virtual_devices_share_the_machine(monkeypatch):
+    # One precision is all that a CPU has, whatever a second measurement would say.
+    clock = itertools.count(1)
+    monkeypatch.setattr(preflight_estimate, "_best", lambda function: next(clock))
+    chip = preflight_estimate.measure("cpu", 1, 1)
+    assert chip.peak("f32", "highest") == chip.peak("f32", "default")
     monkeypatch.setattr(preflight_estimate, "_best", lambda function: 1.0)
     one, four = (preflight_estimate.measure("cpu", 1, count) for count in (1, 4))
     assert four.peak("f32", "highest") == one.peak("f32", "highest") / 4 == 2 * 1024**3 / 4
@@ -251,4 +257,6 @@ def test_numbers_are_told_in_units_that_suit_them():
     ]  # fmt: skip
     assert plan_table.chip_hours(2) == "2 chip-hours"
     assert [plan_table.count(number, "chip") for number in (1, 1024)] == ["1 chip", "1,024 chips"]
-    assert [plan_table.size(value) for value in (2.6e6, 2**31)] == ["2.5 MiB", "2.00 GiB"]
+    assert [plan_table.size(value) for value in (4096, 2.6e6, 2**31)] == [
+        "4.0 KiB", "2.5 MiB", "2.00 GiB",
+    ]  # fmt: skip
