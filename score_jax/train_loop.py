@@ -144,6 +144,8 @@ class Loop:
             )
             step_fn = compile_step(self._run.recipe, self._layout)
             step_fn = step_fn.lower(abstract, batch, self._key).compile()
+            # One may compile longer than a first collective of some of the devices waits.
+            distributed.barrier("the first step", timeout_seconds=3600)
         if self._config.log.attack_share and self._run.recipe.attack:
             attack = compile_attack(self._run.recipe, self._layout)
             with self._watchdog.doing("compiling"):
