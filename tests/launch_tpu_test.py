@@ -54,11 +54,11 @@ echo "$*" >> "$FOLDER/mounts"
 """
 # What score-jax does at each start, as FOLDER/plan says: `hang`, or an exit code.
 JOB = """#!/usr/bin/env bash
+trap 'exit 130' TERM
 what="$(head -n 1 "$FOLDER/plan.${PWD##*/}")"
 echo "$*" >> "$FOLDER/started.${PWD##*/}"
 sed -i 1d "$FOLDER/plan.${PWD##*/}"
 echo "the last line of $what"
-trap 'exit 130' TERM
 [ "$what" != hang ] || while :; do sleep 0.05; done
 exit "$what"
 """
