@@ -156,13 +156,13 @@ class Peers:
             for process, (_, moment) in sorted(self._heard.items())
             if process != mine and moment < last - self._heartbeat / 2
         ]
+        still = self._stillness()
+        if still > self._heartbeat:
+            return (
+                f"the others went on without this process, which stood still for {still:.0f} s; "
+                f"{GOES_ON}"
+            )
         if mine and probe(*self.cluster.address):
-            still = self._stillness()
-            if still > self._heartbeat / 2:
-                return (
-                    f"the others went on without this process, which stood still for {still:.0f} "
-                    f"s; {GOES_ON}"
-                )
             gone, reason = [0], "its coordinator is gone"
         elif count == 2:
             gone = [1 - mine]
