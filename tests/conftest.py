@@ -16,3 +16,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A folder with the digits, prepared."""
+    pytest.importorskip("sklearn")
+    from score_jax import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    prepare.prepare("digits", data_dir=str(folder))
+    return str(folder)

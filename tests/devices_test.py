@@ -11,21 +11,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from score_jax import hlo, mesh, prepare, recipes, train_state, train_step
+from score_jax import hlo, mesh, recipes, train_state, train_step
 from score_jax.data import pipeline
 from score_jax.types import UserError
 from tests.helpers import digits_config
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_STEPS = 7  # Of the attack; no other loop has so many.
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    pytest.importorskip("sklearn")
-    folder = tmp_path_factory.mktemp("data")
-    prepare.prepare("digits", data_dir=str(folder))
-    return str(folder)
 
 
 def twenty_steps(config, layout, dtype):

@@ -15,11 +15,7 @@ import pytest
 from score_jax import doctor, doctor_coordinator, doctor_meeting, doctor_ports
 from score_jax.doctor_finding import Machine
 from tests.doctor_machines import lines
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+from tests.pods import free_port
 
 
 def place(port, **fields):

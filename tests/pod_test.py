@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kill_pod, pod_parity
-from tests.train_test import data_dir  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -95,7 +94,7 @@ def python(script: str, *arguments: str, devices: int) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def test_a_run_goes_on_with_other_numbers_of_devices(data_dir, tmp_path):  # noqa: F811
+def test_a_run_goes_on_with_other_numbers_of_devices(data_dir, tmp_path):
     overrides = (
         f"data.dir={data_dir}", "num_epochs=1", "steps_per_epoch=20", "data.batch_size=64",
         "attack.statistics=running", "log.every_steps=1", "log.attack_share=false",
@@ -108,7 +107,7 @@ def test_a_run_goes_on_with_other_numbers_of_devices(data_dir, tmp_path):  # noq
 
 
 @pytest.mark.parametrize("count, fsdp", [(2, 1), (4, 1), (2, 2)])
-def test_the_order_of_the_data_is_the_same_with_any_number_of_processes(count, fsdp, data_dir):  # noqa: F811
+def test_the_order_of_the_data_is_the_same_with_any_number_of_processes(count, fsdp, data_dir):
     coordinator = f"127.0.0.1:{kill_pod.free_port()}"
     overrides = (f"data.dir={data_dir}", f"mesh.fsdp={fsdp}")
     processes = [
@@ -120,7 +119,7 @@ def test_the_order_of_the_data_is_the_same_with_any_number_of_processes(count, f
         assert process.returncode == 0 and "the same order" in out, errors[-3000:]
 
 
-def test_every_form_of_a_run_ends_alike(data_dir, tmp_path):  # noqa: F811
+def test_every_form_of_a_run_ends_alike(data_dir, tmp_path):
     """Statistics of groups, each in one device: no sum over the batch takes another order."""
     options = argparse.Namespace(
         recipe="configs/digits_score.py:smoke", data_dir=data_dir, steps=20,
@@ -135,7 +134,7 @@ def test_every_form_of_a_run_ends_alike(data_dir, tmp_path):  # noqa: F811
         assert max(abs(other[name] - one[name]).max() for name in one) < 1e-5, form
 
 
-def test_a_killed_process_ends_the_run_which_goes_on_with_the_same_bits(data_dir, tmp_path):  # noqa: F811
+def test_a_killed_process_ends_the_run_which_goes_on_with_the_same_bits(data_dir, tmp_path):
     kill_pod.Pod(tmp_path / "whole", data_dir, 2).finish()
     for victim, step in ((1, 8), (0, 40)):
         pod = kill_pod.Pod(tmp_path / "run", data_dir, 2)

@@ -16,7 +16,6 @@ from tests.train_test import (
     OVERRIDES,
     REPOSITORY,
     assert_same_run,
-    data_dir,  # noqa: F401
     metric_lines,
 )
 
@@ -55,7 +54,7 @@ except KeyboardInterrupt:
 """
 
 
-def stopped_run(folder: Path, data_dir: str, kind: str, step: int) -> str:  # noqa: F811
+def stopped_run(folder: Path, data_dir: str, kind: str, step: int) -> str:
     overrides = [*OVERRIDES, f"data.dir={data_dir}"]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder), kind, str(step), *overrides],
@@ -74,14 +73,14 @@ def stopped_run(folder: Path, data_dir: str, kind: str, step: int) -> str:  # no
 
 
 @pytest.mark.slow
-def test_a_stop_is_heard_while_waiting_for_data(data_dir, tmp_path):  # noqa: F811
+def test_a_stop_is_heard_while_waiting_for_data(data_dir, tmp_path):
     errors = stopped_run(tmp_path / "run", data_dir, "data", 10)
     assert "stopped and saved at step 10" in errors
     assert checkpoint.latest_step(tmp_path / "run") == 10
 
 
 def test_a_stop_in_a_validation_saves_and_the_validation_comes_later(
-    data_dir,  # noqa: F811
+    data_dir,
     tmp_path,
 ):
     errors = stopped_run(tmp_path / "run", data_dir, "validation", 6)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax import checkpoint, mesh, prepare, recipes, train, train_state, train_step, workdir
+from score_jax import checkpoint, mesh, recipes, train, train_state, train_step, workdir
 from score_jax.data import pipeline
 from score_jax.types import UserError
 from tests.helpers import digits_config
@@ -23,14 +23,6 @@ OVERRIDES = (
     "num_epochs=4", "steps_per_epoch=6", "data.batch_size=32", "log.every_steps=4",
     "log.attack_share=false", "validation.attack.num_steps=2",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    pytest.importorskip("sklearn")
-    folder = tmp_path_factory.mktemp("data")
-    prepare.prepare("digits", data_dir=str(folder))
-    return str(folder)
 
 
 def command(folder: Path, data_dir: str) -> list[str]:

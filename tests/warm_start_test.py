@@ -15,7 +15,6 @@ from score_jax import (
     export,
     mesh,
     models,
-    prepare,
     recipes,
     train,
     train_state,
@@ -34,14 +33,6 @@ OVERRIDES = (
     "num_epochs=2", "steps_per_epoch=3", "data.batch_size=32", "log.attack_share=false",
     "attack.num_steps=1", "validation.attack.num_steps=1",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    pytest.importorskip("sklearn")
-    folder = tmp_path_factory.mktemp("data")
-    prepare.prepare("digits", data_dir=str(folder))
-    return str(folder)
 
 
 def weights(seed):

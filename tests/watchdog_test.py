@@ -10,7 +10,7 @@ import pytest
 
 from score_jax import checkpoint, workdir
 from score_jax.watchdog import EXIT_CODE, GUARD_SECONDS
-from tests.train_test import OVERRIDES, REPOSITORY, data_dir  # noqa: F401
+from tests.train_test import OVERRIDES, REPOSITORY
 
 # Runs with a limit of a tenth of a second: 0.3 s until anything was seen.
 PROGRAM = """
@@ -197,7 +197,7 @@ train.train(digits_config(*sys.argv[2:]), sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_run_whose_data_stop_coming_asks_for_a_restart(data_dir, tmp_path):  # noqa: F811
+def test_a_run_whose_data_stop_coming_asks_for_a_restart(data_dir, tmp_path):
     folder = tmp_path / "run"
     overrides = [*OVERRIDES, f"data.dir={data_dir}", "checkpoint.every_epochs=1"]
     run = subprocess.run(
