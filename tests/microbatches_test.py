@@ -1,6 +1,7 @@
 """A batch in parts gives the update of the whole batch, whatever the method."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 from score_jax import mesh, microbatches, models, objectives, recipes, train_state
+from score_jax.data import pipeline
 from score_jax.models import initializers, layers
 from score_jax.train_step import train_step
 from score_jax.types import UserError
@@ -106,6 +108,37 @@ def test_parts_give_the_update_of_the_whole_batch(method, tiny):
         # The sums for the log are in float32.
         near = 1e-5 if a.dtype == jnp.float32 else 1e-9
         np.testing.assert_allclose(a, b, rtol=near, atol=near, err_msg=str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["standard", "score"])
+def test_twenty_steps_on_digits_end_alike(method, data_dir):
+    """In float64: in float32 one ReLU or sign that rounding tips over is enough to part them."""
+    ends = []
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        for parts in (1, 2, 4):
+            config = digits_config(
+                f"data.dir={data_dir}", "attack.num_steps=2", "batchnorm.groups=4",
+                f"data.microbatches={parts}",
+            )  # fmt: skip
+            with config.unlocked():
+                config.objective = dict(name=method)
+            recipe = recipes.build(config).recipe
+            key = jax.random.key(0)
+            params, batch_stats = jax.tree.map(
+                lambda leaf: leaf.astype(jnp.float64), recipe.classifier.init(key)
+            )
+            state = train_state.initial_state(recipe, key, (params, batch_stats))
+            step = jax.jit(functools.partial(train_step, recipe, key=key))
+            for number in range(20):
+                batch = pipeline.batch_at(config, number)
+                images = jnp.asarray(batch["images"], jnp.float64) / 255
+                state, _ = step(state, {"images": images, "labels": batch["labels"]})
+            ends.append(jax.device_get((state.params, state.batch_stats, state.ema_params)))
+    for parted in ends[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), ends[0], parted
+        )
 
 
 def test_every_objective_is_tried():
