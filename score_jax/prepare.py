@@ -117,7 +117,7 @@ def _write(
     _report(f"{name}: reading {', '.join(files) or 'the images that come with a library'}")
     splits = reader(files, spec.image_shape, spec.split_sizes)
     for split, raw in splits.items():
-        _check_labels(name, split, raw.labels, spec)
+        _check_labels(name, split, raw, spec)
     _check_space(unfinished, splits, spec)
     if name in OFFICIAL:
         _report(f"{name}: {_compare_with_official(splits, OFFICIAL[name])}")
@@ -137,22 +137,24 @@ def _write(
     _report(f"{name}: prepared in {final}")
 
 
-def _check_labels(name: str, split: str, labels: np.ndarray, spec: DatasetSpec) -> None:
-    if len(labels) and labels.max() >= spec.num_classes:
-        raise UserError(
-            f"{name}: label {labels.max()} in split {split!r} where {spec.num_classes - 1} is the "
-            "largest; the source is another dataset or damaged"
-        )
-    counts = np.bincount(labels, minlength=spec.num_classes)
+def _check_labels(name: str, split: str, raw: RawSplit, spec: DatasetSpec) -> None:
+    counts = np.zeros(spec.num_classes, np.int64)
+    for _, labels in raw.blocks(0):
+        if labels.max() >= spec.num_classes:
+            raise UserError(
+                f"{name}: label {labels.max()} in split {split!r} where {spec.num_classes - 1} is "
+                "the largest; the source is another dataset or damaged"
+            )
+        counts += np.bincount(labels, minlength=spec.num_classes)
     if name in BALANCED and len(set(counts.tolist())) > 1:
         raise UserError(
             f"{name}: split {split!r} has {counts.min()} to {counts.max()} images a class where "
-            f"each has {len(labels) // spec.num_classes}; the source is damaged, download it again"
+            f"each has {raw.count // spec.num_classes}; the source is damaged, download it again"
         )
 
 
 def _check_space(folder: Path, splits: Mapping[str, RawSplit], spec: DatasetSpec) -> None:
-    count = sum(len(raw.labels) for raw in splits.values())
+    count = sum(raw.count for raw in splits.values())
     # TFDS writes each split twice: once as it comes, once in its shards.
     needed = 2 * count * (int(np.prod(spec.image_shape)) + 128)
     free = shutil.disk_usage(folder).free

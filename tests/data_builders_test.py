@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from score_jax.data import builders
-from score_jax.data.raw_split import RawSplit
+from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
 
 SHAPE = (8, 8, 3)
@@ -27,7 +27,8 @@ def random_split(count, seed=0):
 
 
 def raw(images, labels):
-    return RawSplit(labels, lambda: iter(np.array_split(images, 3)))
+    parts = zip(np.array_split(images, 3), np.array_split(labels, 3), strict=True)
+    return in_memory(list(parts))
 
 
 def write(folder, **splits):
@@ -235,9 +236,9 @@ import sys
 import numpy as np
 from pathlib import Path
 from score_jax.data import builders
-from score_jax.data.raw_split import RawSplit
+from score_jax.data.raw_split import in_memory
 images, labels = np.ones((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32)
-splits = {{"train": RawSplit(labels, lambda: iter([images]))}}
+splits = {{"train": in_memory([(images, labels)])}}
 folder = builders.write(Path({str(tmp_path)!r}), "tiny", image_shape=(8, 8, 3),
     class_names=("cat",), splits=splits, report=print)
 assert (builders.read(folder, "train", (8, 8, 3))[0] == images).all()

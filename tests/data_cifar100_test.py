@@ -9,6 +9,7 @@ from tests import official_files as official
 from tests.data_cifar_test import FORMS as TEN
 from tests.data_cifar_test import SHAPE
 from tests.data_cifar_test import refusal as refusal_of_ten
+from tests.helpers import whole
 
 FORMS = {
     "python folder": lambda path, data: official.write_folder(
@@ -36,7 +37,7 @@ def read(source):
     return tuple(
         array
         for split in ("train", "test")
-        for array in (np.concatenate(list(splits[split].blocks())), splits[split].labels)
+        for array in whole(splits[split])
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from score_jax.data import formats, raw_split
 from score_jax.types import UserError
+from tests.helpers import whole
 
 SHAPE = (32, 32, 3)
 
@@ -28,9 +29,9 @@ def test_generated_files_are_joined_in_the_order_given(tmp_path, monkeypatch):
     paths = (str(tmp_path / "a.npz"), str(tmp_path / "b.npz"))
     split = raw_split.read_generated(paths, SHAPE, {"train": None})["train"]
     for _ in range(2):  # The blocks can be read again.
-        images = np.concatenate(list(split.blocks()))
+        images, labels = whole(split)
         np.testing.assert_array_equal(images, np.concatenate([first["image"], second["image"]]))
-    np.testing.assert_array_equal(split.labels, np.concatenate([first["label"], second["label"]]))
+    np.testing.assert_array_equal(labels, np.concatenate([first["label"], second["label"]]))
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,18 @@ def test_tiny_images_are_read_from_their_pickle(labels, protocol, tmp_path):
     more = {"extrapolated_targets": written, "prediction_model": "wrn", "prediction_epoch": 200}
     (tmp_path / "t.pickle").write_bytes(pickle.dumps({**content, **more}, protocol))
     split = read_tiny(tmp_path / "t.pickle")
-    np.testing.assert_array_equal(np.concatenate(list(split.blocks())), content["data"])
-    np.testing.assert_array_equal(split.labels, targets)
-    assert split.labels.dtype == np.int32
+    images, labels = whole(split)
+    np.testing.assert_array_equal(images, content["data"])
+    np.testing.assert_array_equal(labels, targets)
+    assert labels.dtype == np.int32
 
 
 def test_tiny_images_are_read_from_npz_files_too(tmp_path):
     arrays = write_generated(tmp_path / "a.npz")
     split = read_tiny(tmp_path / "a.npz")
-    np.testing.assert_array_equal(np.concatenate(list(split.blocks())), arrays["image"])
-    np.testing.assert_array_equal(split.labels, arrays["label"])
+    images, labels = whole(split)
+    np.testing.assert_array_equal(images, arrays["image"])
+    np.testing.assert_array_equal(labels, arrays["label"])
 
 
 @pytest.mark.parametrize(
@@ -115,13 +118,13 @@ def test_a_pickle_that_is_too_large_is_not_read(tmp_path, monkeypatch):
 def test_digits_are_split_by_their_index():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     splits = formats.read_digits((), (8, 8, 1), {"train": 1438, "test": 359})
-    test = np.concatenate(list(splits["test"].blocks()))
-    train = np.concatenate(list(splits["train"].blocks()))
+    test, test_labels = whole(splits["test"])
+    train, train_labels = whole(splits["train"])
     assert test.shape == (359, 8, 8, 1) and train.shape == (1438, 8, 8, 1)
     np.testing.assert_array_equal(np.rint(test[3, ..., 0] / 255 * 16), digits.images[19])
     np.testing.assert_array_equal(np.rint(train[4, ..., 0] / 255 * 16), digits.images[5])
-    assert splits["test"].labels[3] == digits.target[19]
-    assert splits["train"].labels[4] == digits.target[5]
+    assert test_labels[3] == digits.target[19]
+    assert train_labels[4] == digits.target[5]
     assert train.max() == 255 and train.min() == 0
     with pytest.raises(UserError, match="leave out --source=x"):
         formats.read_digits(("x",), (8, 8, 1), {"train": 1438, "test": 359})

@@ -8,7 +8,7 @@ import pytest
 
 from score_jax import prepare
 from score_jax.data import builders, sources
-from score_jax.data.raw_split import RawSplit
+from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
 from tests import official_files as official
 from tests.data_builders_test import SHAPE, random_split, write_tfds_cifar10
@@ -35,7 +35,7 @@ def tiny_cifar10(monkeypatch):
 
 
 def write_ours(folder, spec, splits):
-    raw = {name: RawSplit(y, lambda x=x: iter([x])) for name, (x, y) in splits.items()}
+    raw = {name: in_memory([(x, y)]) for name, (x, y) in splits.items()}
     return builders.write(
         folder,
         "cifar10",

@@ -4,6 +4,7 @@ For tests that only need a prepared dataset: `shrink` and `prepare_random`.
 """
 
 import dataclasses
+import functools
 import gzip
 import io
 import struct
@@ -28,6 +29,12 @@ def shrink(patch, name: str, **sizes: int) -> None:
     patch.setitem(sources.DATASETS, name, spec)
 
 
+def _blocks(pictures, labels, start):
+    for index in range(start, len(labels), 1000):
+        some = labels[index : index + 1000]
+        yield pictures[some], some
+
+
 def prepare_random(folder: Path, name: str, generated_size: int = 2000) -> Path:
     """A prepared folder of made-up images that `sources.read_split` takes for the dataset `name`.
 
@@ -46,10 +53,7 @@ def prepare_random(folder: Path, name: str, generated_size: int = 2000) -> Path:
     splits = {}
     for split, size in spec.split_sizes.items():
         labels = np.arange(size or generated_size, dtype=np.int32) % spec.num_classes
-        starts = range(0, len(labels), 1000)
-        splits[split] = RawSplit(
-            labels, lambda y=labels, starts=starts: (pictures[y[i : i + 1000]] for i in starts)
-        )
+        splits[split] = RawSplit(len(labels), functools.partial(_blocks, pictures, labels))
     return builders.write(
         folder,
         name,

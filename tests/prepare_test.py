@@ -14,6 +14,7 @@ from score_jax import prepare
 from score_jax.data import builders, cifar, sources
 from score_jax.types import UserError
 from tests import official_files as official
+from tests.helpers import whole
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -279,9 +280,9 @@ def test_the_real_images_are_the_same_in_all_forms(tmp_path, capsys):
     for file in ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10.npz"):
         found = cifar.read_cifar10((str(tmp_path / file),), spec.image_shape, spec.split_sizes)
         for split, (images, labels) in splits.items():
-            blocks = np.concatenate(list(found[split].blocks()))
+            blocks, found_labels = whole(found[split])
             np.testing.assert_array_equal(blocks, images)
-            np.testing.assert_array_equal(found[split].labels, labels)
+            np.testing.assert_array_equal(found_labels, labels)
     prepare.prepare("cifar10", (str(tmp_path / "cifar-10-batches-bin"),), str(tmp_path))
     assert "notice: 0 of 6 official files" in capsys.readouterr().err
     train = sources.train_split("cifar10", str(tmp_path))

@@ -94,18 +94,17 @@ class PreparedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in self._splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        labels = self._splits[split].labels
+        count = self._splits[split].count
         content = ContentHash()
-        every = max(10_000, len(labels) // 10)
+        every = max(10_000, count // 10)
         index = 0
-        for images in self._splits[split].blocks():
-            content.add(images, labels[index : index + len(images)])
-            for image in images:
-                yield index, {"image": image, "label": int(labels[index])}
+        for images, labels in self._splits[split].blocks(0):
+            content.add(images, labels)
+            for image, label in zip(images, labels, strict=True):
+                yield index, {"image": image, "label": int(label)}
                 index += 1
-                if index % every == 0 or index == len(labels):
-                    share = index / len(labels)
-                    self._report(f"{split}: {index} of {len(labels)} images ({share:.0%})")
+                if index % every == 0 or index == count:
+                    self._report(f"{split}: {index} of {count} images ({index / count:.0%})")
         self.info.metadata["fingerprints"][split] = content.hexdigest()
 
 

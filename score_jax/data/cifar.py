@@ -16,9 +16,9 @@ from score_jax.data.archives import folder_contents, tar_contents
 from score_jax.data.official_pickle import load_batch
 from score_jax.data.raw_split import (
     RawSplit,
-    blocks_of,
     check_labels,
     first_bytes,
+    in_memory,
     local_path,
     read_npz,
 )
@@ -90,12 +90,11 @@ OFFICIAL_CIFAR10 = {
 def binary_hashes(split: RawSplit, num_files: int) -> tuple[str, ...]:
     """sha256 of each file that CIFAR-10's binary form would hold for these images."""
     hashes = [hashlib.sha256() for _ in range(num_files)]
-    per_file = max(1, -(-len(split.labels) // num_files))
+    per_file = max(1, -(-split.count // num_files))
     index = 0
-    for images in split.blocks():
+    for images, labels in split.blocks(0):
         planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-        labels = split.labels[index : index + len(images), None].astype(np.uint8)
-        rows = np.concatenate([labels, planes], axis=1)
+        rows = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
         while len(rows):
             taken = rows[: per_file - index % per_file]
             hashes[index // per_file].update(taken.tobytes())
@@ -154,8 +153,7 @@ def _read(
             parse = _parse_python if folder == layout.python_folder else _parse_binary
             content = contents.pop(f"{folder}/{name}")
             parts.append(parse(content, f"{source}: {name}", image_shape, per_file[file], layout))
-        labels = np.concatenate([part[1] for part in parts])
-        splits[split] = RawSplit(labels, blocks_of([part[0] for part in parts]))
+        splits[split] = in_memory(parts)
     return splits
 
 

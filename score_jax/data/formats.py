@@ -10,9 +10,9 @@ import numpy as np
 from score_jax.data.official_pickle import load_batch
 from score_jax.data.raw_split import (
     RawSplit,
-    blocks_of,
     check_labels,
     first_bytes,
+    in_memory,
     local_path,
     read_generated,
 )
@@ -48,7 +48,7 @@ def read_tiny_images(
             f"{', '.join(map(str, image_shape))}) is expected"
         )
     labels = check_labels(labels, len(images), f"--source={path}")
-    return {"train": RawSplit(labels, blocks_of([images]))}
+    return {"train": in_memory([(images, labels)])}
 
 
 def read_digits(
@@ -72,5 +72,5 @@ def read_digits(
     splits = {}
     for split, chosen in (("train", ~is_test), ("test", is_test)):
         labels = check_labels(digits.target[chosen], sizes[split], "scikit-learn's digits")
-        splits[split] = RawSplit(labels, blocks_of([images[chosen]]))
+        splits[split] = in_memory([(images[chosen], labels)])
     return splits

@@ -24,19 +24,43 @@ READ_ERRORS = (
 )
 
 
+Block = tuple[np.ndarray, np.ndarray]  # Images, labels.
+
+
 @dataclass(frozen=True, eq=False)
 class RawSplit:
-    """One split before it is written.
+    """One split before it is written; neither its images nor its labels need be in memory.
 
-    labels: int32[n]; blocks: called, gives the images in order, each block uint8[k, h, w, c].
+    count: of its images; blocks: called with an index, gives what comes from there on, in order:
+    images uint8[k, h, w, c] and labels int32[k].
     """
 
-    labels: np.ndarray
-    blocks: Callable[[], Iterator[np.ndarray]]
+    count: int
+    blocks: Callable[[int], Iterator[Block]]
 
 
-def blocks_of(blocks: Sequence[np.ndarray]) -> Callable[[], Iterator[np.ndarray]]:
-    return lambda: iter(blocks)
+def in_memory(parts: Sequence[Block]) -> RawSplit:
+    """A split of arrays, one part after the other."""
+
+    def blocks(start: int) -> Iterator[Block]:
+        for images, labels in parts:
+            if start < len(labels):
+                yield images[start:], labels[start:]
+            start = max(0, start - len(labels))
+
+    return RawSplit(sum(len(labels) for _, labels in parts), blocks)
+
+
+def joined(splits: Sequence[RawSplit]) -> RawSplit:
+    """Several splits, one after the other."""
+
+    def blocks(start: int) -> Iterator[Block]:
+        for split in splits:
+            if start < split.count:
+                yield from split.blocks(start)
+            start = max(0, start - split.count)
+
+    return RawSplit(sum(split.count for split in splits), blocks)
 
 
 def local_path(source: str) -> Path:
@@ -108,32 +132,42 @@ def read_npz(
                     f"{path}: {images_key} is {dtype} of shape {shape}; uint8 of shape "
                     f"{expected} (images, height, width, channels) is expected"
                 )
-            if archive.getinfo(f"{labels_key}.npy").file_size > 8 * shape[0] + 4096:
-                raise UserError(f"{path}: {labels_key} is larger than {shape[0]} labels can be")
             with archive.open(f"{labels_key}.npy") as file:
                 label_shape, _, label_dtype = _npz_header(path, file, labels_key)
-                labels = np.empty(0, label_dtype)
-                if label_dtype.kind in "iu":
-                    labels = np.frombuffer(file.read(), label_dtype).reshape(label_shape)
+                # A view of one label says of what type and shape they are.
+                labels = np.broadcast_to(np.zeros((), label_dtype), label_shape)
     except READ_ERRORS as error:
         raise UserError(
             f"--source={path} is damaged or cut short ({error}); download it again"
         ) from None
-    labels = check_labels(labels, shape[0], f"{path}: {labels_key}")
-    return RawSplit(labels, lambda: _npz_blocks(path, images_key, shape))
+    check_labels(labels, shape[0], f"{path}: {labels_key}")
+    return RawSplit(shape[0], lambda start: _npz_blocks(path, images_key, labels_key, shape, start))
 
 
-def _npz_blocks(path: Path, key: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+def _npz_blocks(
+    path: Path, images_key: str, labels_key: str, shape: tuple[int, ...], start: int
+) -> Iterator[Block]:
     pixels = int(np.prod(shape[1:]))
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-            _npz_header(path, file, key)
-            for start in range(0, shape[0], BLOCK):
-                count = min(BLOCK, shape[0] - start)
-                content = file.read(count * pixels)
-                yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
-            if file.read(1):
-                raise ValueError(f"{key} is longer than its header says")
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open(f"{images_key}.npy") as image_file,
+            archive.open(f"{labels_key}.npy") as label_file,
+        ):
+            _npz_header(path, image_file, images_key)
+            _, _, dtype = _npz_header(path, label_file, labels_key)
+            image_file.seek(start * pixels, 1)
+            label_file.seek(start * dtype.itemsize, 1)
+            for index in range(start, shape[0], BLOCK):
+                count = min(BLOCK, shape[0] - index)
+                images = np.frombuffer(image_file.read(count * pixels), np.uint8)
+                labels = np.frombuffer(label_file.read(count * dtype.itemsize), dtype)
+                yield (
+                    images.reshape(count, *shape[1:]),
+                    check_labels(labels, count, f"{path}: {labels_key}"),
+                )
+            if image_file.read(1) or label_file.read(1):
+                raise ValueError(f"{images_key} or {labels_key} is longer than its header says")
     except READ_ERRORS as error:
         raise UserError(
             f"--source={path} is damaged or cut short ({error}); download it again"
@@ -153,7 +187,7 @@ def read_generated(
     for source in sources:
         path = local_path(source)
         parts.append(read_npz(path, "image", "label", image_shape, sizes["train"]))
-    labels = np.concatenate([part.labels for part in parts])
-    if not len(labels):
+    whole = joined(parts)
+    if not whole.count:
         raise UserError(f"--source={sources[0]} holds no images")
-    return {"train": RawSplit(labels, lambda: (b for part in parts for b in part.blocks()))}
+    return {"train": whole}
