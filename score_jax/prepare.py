@@ -13,15 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from score_jax.data import builders, cifar, formats, raw_split
+from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
-from score_jax.data.sources import (
-    DATASETS,
-    DatasetSpec,
-    data_folder,
-    find,
-    prepare_command,
-    read_split,
-)
+from score_jax.data.sources import data_folder, find, prepare_command, read_split
 from score_jax.types import UserError, lookup
 
 READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {

@@ -1,33 +1,68 @@
 """The job `score-jax data`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from score_jax.command_line import Call, Job, UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Action:
+    """One of the things that the job does.
+
+    run: what it does, given the call and the words after the action; words: what they are;
+    flags: that it takes beside data_dir.
+    """
+
+    run: Callable[..., Any]
+    words: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+def _prepare(call: Call, name: str) -> str:
+    from score_jax import prepare
+
+    return prepare.prepare(name, sources=tuple(call.source), data_dir=call.data_dir)
+
+
+def _list(call: Call) -> str:
+    from score_jax import prepare
+
+    return prepare.list_datasets(call.data_dir)
+
+
+def _info(call: Call, name: str) -> str:
+    from score_jax import prepare
+
+    return prepare.info(name, call.data_dir)
+
+
+ACTIONS = {
+    "prepare": Action(_prepare, ("NAME",), ("source",)),
+    "list": Action(_list),
+    "info": Action(_info, ("NAME",)),
+}
 
 
 def data(call: Call) -> Any:
     """Prepares, lists or describes datasets.
 
     Raises:
-      UsageError: no such action, or another number of names than it takes.
+      UsageError: no such action, another number of names than it takes, or another action's flag.
     """
-    known = {"prepare": 2, "list": 1, "info": 2}
-    action = call.words[0] if call.words else ""
-    if action not in known:
-        raise UsageError(f"data needs an action, not {action!r}; {suggest(action, known)}")
-    words = call.words[1:]
-    if len(words) != known[action] - 1:
-        form = f"score-jax data {action}" + (" NAME" if known[action] == 2 else "")
+    name = call.words[0] if call.words else ""
+    if name not in ACTIONS:
+        raise UsageError(f"data needs an action, not {name!r}; {suggest(name, ACTIONS)}")
+    action, words = ACTIONS[name], call.words[1:]
+    if len(words) != len(action.words):
+        form = " ".join(["score-jax data", name, *action.words])
         raise UsageError(f"write {form}, such as: score-jax data prepare cifar10")
-    if call.source and action != "prepare":
-        raise UsageError(f"--source is for `data prepare`, not `data {action}`")
-    from score_jax import prepare
-
-    if action == "list":
-        return prepare.list_datasets(call.data_dir)
-    if action == "info":
-        return prepare.info(words[0], call.data_dir)
-    return prepare.prepare(words[0], sources=tuple(call.source), data_dir=call.data_dir)
+    for flag in DATA.flags:
+        if flag not in ("data_dir", *action.flags) and getattr(call, flag):
+            of = " or ".join(f"`data {other}`" for other, a in ACTIONS.items() if flag in a.flags)
+            raise UsageError(f"--{flag} is for {of}, not `data {name}`")
+    return action.run(call, *words)
 
 
 DATA = Job(

@@ -10,7 +10,7 @@ from score_jax import config as config_lib
 from score_jax import overrides as overrides_module
 from score_jax.attacks.apgd import SMALLEST_NUM_CLASSES
 from score_jax.data import augment, sources
-from score_jax.data.sources import DatasetSpec
+from score_jax.data.datasets import DatasetSpec
 from score_jax.evaluation import APGDJudge, Judge, create_judge
 from score_jax.recipe import EXTRA_UPDATES, FIRST_UPDATES, Recipe
 from score_jax.types import UserError, lookup
