@@ -19,22 +19,26 @@ MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads onl
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What batches are made of."""
+    """What batches are made of.
 
-    labelled: Images
-    generated: Images | None
+    sources: the sets that `Selection.source` counts: the labelled one, then the generated ones.
+    """
+
+    sources: tuple[Images, ...]
     sampler: sampling.Sampler
 
     def batch_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """Batch `step`, or a part of its positions, as `train_batches` gives it."""
         selection = self.sampler.batch(step)
         indices, generated = selection.indices[part], selection.generated[part]
-        if self.generated is None:
-            images, labels = self.labelled.images[indices], self.labelled.labels[indices]
+        first = self.sources[0]
+        if len(self.sources) == 1:
+            images, labels = first.images[indices], first.labels[indices]
         else:
-            images = np.empty((len(indices), *self.labelled.images.shape[1:]), np.uint8)
+            images = np.empty((len(indices), *first.images.shape[1:]), np.uint8)
             labels = np.empty(len(indices), np.int32)
-            for source, chosen in ((self.labelled, ~generated), (self.generated, generated)):
+            for number, source in enumerate(self.sources):
+                chosen = selection.source[part] == number
                 images[chosen] = source.images[indices[chosen]]
                 labels[chosen] = source.labels[indices[chosen]]
         return {"images": images, "labels": labels, "generated": generated}
@@ -77,7 +81,8 @@ def open_training_data(config: Any) -> TrainingData:
         generated_per_batch=per_batch,
         labelled_repeats=data.repeats,
     )
-    return TrainingData(labelled, generated, sampler)
+    held = (labelled,) if generated is None else (labelled, generated)
+    return TrainingData(held, sampler)
 
 
 def batch_at(config: Any, step: int) -> dict[str, np.ndarray]:

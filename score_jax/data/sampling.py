@@ -25,11 +25,17 @@ def counts(batch_size: int, generated_fraction: float) -> tuple[int, int]:
 class Selection:
     """The images of one batch.
 
-    indices: int64[b], into the labelled or the generated set; generated: bool[b], which of the two.
+    source: int8[b], the set of each image: 0 the labelled one, 1 and up the generated ones;
+    indices: int64[b], of each image in its set.
     """
 
     indices: np.ndarray
-    generated: np.ndarray
+    source: np.ndarray
+
+    @property
+    def generated(self) -> np.ndarray:
+        """bool[b]: whether an image is of a generated set."""
+        return self.source > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +108,10 @@ class Sampler:
         extra = _bits(self.generated_per_batch, self.seed, GENERATED, step)
         extra %= np.uint64(max(1, self.generated_size))
         indices = np.concatenate([labelled, extra.astype(np.int64)])
-        generated = np.arange(self.batch_size) >= self._labelled_per_batch
+        source = (np.arange(self.batch_size) >= self._labelled_per_batch).astype(np.int8)
         # BatchNorm's groups are contiguous slices of the batch: each must hold the same mixture.
         positions = np.argsort(_bits(self.batch_size, self.seed, POSITIONS, step), kind="stable")
-        return Selection(indices[positions], generated[positions])
+        return Selection(indices[positions], source[positions])
 
     def _labelled(self, epoch: int, start: int, count: int) -> np.ndarray:
         """`count` entries from `start` of the epoch's endless row of permutations."""
