@@ -1,4 +1,4 @@
-"""The data job: prepares a dataset from the user's files, lists datasets, tells about one."""
+"""Prepares a dataset from the user's files."""
 
 import contextlib
 import errno
@@ -7,23 +7,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from score_jax.data import builders, cifar, formats, raw_split
+from score_jax.data import builders, cifar, readers
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
-from score_jax.data.sources import data_folder, find, prepare_command, read_split
+from score_jax.data.sources import data_folder, prepare_command
 from score_jax.types import UserError, lookup
 
-READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {
-    "cifar10": cifar.read_cifar10,
-    "cifar100": cifar.read_cifar100,
-    "cifar10_ti500k": formats.read_tiny_images,
-    "digits": formats.read_digits,
-}
 OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
 BALANCED = ("cifar10", "cifar100")  # Every class has the same number of images in each split.
 UNFINISHED = ".score_jax_preparing_"
@@ -105,11 +99,10 @@ def _remove_unfinished(root: Path, name: str) -> None:
 def _write(
     name: str, spec: DatasetSpec, files: Sequence[str], unfinished: Path, final: Path
 ) -> None:
-    reader = READERS.get(name, raw_split.read_generated)
     if spec.example_source and not files:
         raise UserError(f"{name} is prepared from your own copy; run: {prepare_command(name)}")
     _report(f"{name}: reading {', '.join(files) or 'the images that come with a library'}")
-    splits = reader(files, spec.image_shape, spec.split_sizes)
+    spec, splits = readers.read_source(name, files)
     for split, raw in splits.items():
         _check_labels(name, split, raw, spec)
     _check_space(unfinished, splits, spec)
@@ -175,50 +168,3 @@ def _compare_with_official(
         f"notice: {sum(equal)} of {len(equal)} official files have this content, byte for byte; "
         "counts and labels are as they should be"
     )
-
-
-def list_datasets(data_dir: str = "") -> str:
-    """The known datasets, a line each: sizes, and the folder or the command that makes it."""
-    lines = [f"datasets in {data_folder(data_dir)}:"]
-    for name, spec in DATASETS.items():
-        sizes = ", ".join(
-            f"{'any number of' if size is None else size} {split}"
-            for split, size in spec.split_sizes.items()
-        )
-        shape = "x".join(map(str, spec.image_shape))
-        folder = find(name, data_dir)
-        state = f"prepared in {folder}" if folder else f"run: {prepare_command(name)}"
-        kind = f"generated for {spec.extends}, " if spec.extends else ""
-        lines.append(f"  {name:<14} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
-    return "\n".join(lines)
-
-
-def info(name: str, data_dir: str = "") -> str:
-    """A prepared dataset's counts per class, content hash, and mean and deviation by channel."""
-    spec = lookup(DATASETS, "dataset", name)
-    lines = []
-    for split in spec.split_sizes:
-        images = read_split(name, split, data_dir)
-        if not lines:
-            lines.append(f"{name} in {images.path}")
-        counts = np.bincount(images.labels, minlength=spec.num_classes)
-        mean, std = _mean_and_std(images.images)
-        lines += [
-            f"{split}: {len(images)} images of {'x'.join(map(str, spec.image_shape))}, uint8",
-            f"  sha256 {images.fingerprint}",
-            "  per class: "
-            + ", ".join(f"{c} {n}" for c, n in zip(spec.class_names, counts, strict=True)),
-            "  mean " + ", ".join(f"{value:.4f}" for value in mean),
-            "  std  " + ", ".join(f"{value:.4f}" for value in std),
-        ]
-    return "\n".join(lines)
-
-
-def _mean_and_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each channel for images in [0, 1], exactly, from the counts of the 256 values."""
-    values = np.arange(256) / 255
-    channels = [images[..., channel].ravel() for channel in range(images.shape[-1])]
-    weights = [np.bincount(channel, minlength=256) / len(channel) for channel in channels]
-    mean = np.array([weight @ values for weight in weights])
-    variance = [weight @ (values - m) ** 2 for weight, m in zip(weights, mean, strict=True)]
-    return mean, np.sqrt(np.array(variance))

@@ -27,15 +27,15 @@ def _prepare(call: Call, name: str) -> str:
 
 
 def _list(call: Call) -> str:
-    from score_jax import prepare
+    from score_jax import dataset_info
 
-    return prepare.list_datasets(call.data_dir)
+    return dataset_info.list_datasets(call.data_dir)
 
 
 def _info(call: Call, name: str) -> str:
-    from score_jax import prepare
+    from score_jax import dataset_info
 
-    return prepare.info(name, call.data_dir)
+    return dataset_info.info(name, call.data_dir)
 
 
 ACTIONS = {

@@ -20,7 +20,7 @@ FLOORS = {
     3: "recipe minimax microbatches model_passes train_state train_step evaluation checkpoint "
     "recipes preflight artifact warm_start",
     4: "train export torch_bridge torch_models official_autoattack autoattack_adapter compare "
-    "interop prepare evaluate report submit analysis catalog sweep trust plan doctor",
+    "interop prepare dataset evaluate report submit analysis catalog sweep trust plan doctor",
     5: "cli __main__",
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units.split()}
@@ -48,6 +48,7 @@ NEIGHBOURS = {
     "interop": {"export", "torch_models"},
     "official_autoattack": {"autoattack_adapter", "interop", "torch_bridge", "torch_models"},
     "evaluate": {"export"},
+    "prepare": {"dataset"},
     "compare": {"interop", "official_autoattack", "report", "torch_models"},
     "report": {"export"},
     "submit": {"interop", "torch_models"},
@@ -83,7 +84,9 @@ CONFINED = {
     "robustbench": "",
 }
 # Jobs that judge what is trained already, or a dataset (`analysis`: its separation).
-TEST_SPLIT = "data evaluate interop official_autoattack compare report prepare analysis trust"
+TEST_SPLIT = (
+    "data evaluate interop official_autoattack compare report prepare dataset analysis trust"
+)
 RECIPES_MAY = {"ml_collections", "configs.common"}
 COMMON_MAY = {"ml_collections", "configs.published", "score_jax.config", "score_jax.overrides"}
 

@@ -188,12 +188,12 @@ def test_export_and_report_get_their_flags(job):
 
 def test_data_gets_its_flags(job, capsys):
     prepared = (("mnist",), dict(sources=("a", "b"), data_dir="d"))
-    for action, words, expected in (
-        ("prepare", ["prepare", "mnist", "--source=a", "--source=b"], prepared),
-        ("list_datasets", ["list"], (("d",), {})),
-        ("info", ["info", "mnist"], (("mnist", "d"), {})),
+    for module, action, words, expected in (
+        ("prepare", "prepare", ["prepare", "mnist", "--source=a", "--source=b"], prepared),
+        ("dataset_info", "list_datasets", ["list"], (("d",), {})),
+        ("dataset_info", "info", ["info", "mnist"], (("mnist", "d"), {})),
     ):
-        calls = job("prepare", action, "told")
+        calls = job(module, action, "told")
         assert cli.main(["data", *words, "--data_dir=d"]) == 0
         assert calls == [expected]
     assert capsys.readouterr().out == "told\n" * 3

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from score_jax import prepare
+from score_jax import dataset_info, prepare
 from score_jax.data import builders, cifar, sources
 from score_jax.types import UserError
 from tests import official_files as official
@@ -67,7 +67,7 @@ def test_cifar100_is_prepared_with_its_fine_labels(tmp_path, monkeypatch):
         found = sources.read_split("cifar100", split, folder)
         np.testing.assert_array_equal(found.images, images)
         np.testing.assert_array_equal(found.labels, labels)
-    assert "apple 2, aquarium_fish 2" in prepare.info("cifar100", folder)
+    assert "apple 2, aquarium_fish 2" in dataset_info.info("cifar100", folder)
 
 
 def test_coarse_labels_are_not_taken_for_fine_ones(tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_damage_that_shows_while_writing_leaves_nothing(tmp_path):
 
 PROGRAM = """
 import os, signal, sys
-from score_jax import prepare
+from score_jax import dataset_info, prepare
 if sys.argv[2] == "killed":
     real = prepare.builders.write
     def write(*args, report, **options):
@@ -245,7 +245,7 @@ def test_two_at_once_prepare_it_once(tmp_path):
 def test_the_list_tells_what_is_prepared_and_how_to_prepare_the_rest(tmp_path):
     pytest.importorskip("sklearn")
     prepare.prepare("digits", data_dir=str(tmp_path))
-    lines = prepare.list_datasets(str(tmp_path)).splitlines()
+    lines = dataset_info.list_datasets(str(tmp_path)).splitlines()
     assert str(tmp_path) in lines[0] and len(lines) == 1 + len(sources.DATASETS)
     digits = next(line for line in lines if line.split()[0] == "digits")
     assert "1438 train, 359 test; prepared in" in digits
@@ -255,7 +255,7 @@ def test_the_list_tells_what_is_prepared_and_how_to_prepare_the_rest(tmp_path):
 
 def test_info_tells_counts_content_mean_and_deviation(small_cifar10, data, tmp_path):
     prepare.prepare("cifar10", (write_tar(tmp_path, data),), str(tmp_path))
-    text = prepare.info("cifar10", str(tmp_path))
+    text = dataset_info.info("cifar10", str(tmp_path))
     assert "train: 50 images of 32x32x3" in text and "test: 10 images" in text
     assert "airplane 5, automobile 5" in text and "truck 1" in text
     assert builders.fingerprint(data[0], data[1].astype(np.int32)) in text
@@ -263,7 +263,7 @@ def test_info_tells_counts_content_mean_and_deviation(small_cifar10, data, tmp_p
     assert "mean " + ", ".join(f"{v:.4f}" for v in pixels.mean(0)) in text
     assert "std  " + ", ".join(f"{v:.4f}" for v in pixels.std(0)) in text
     with pytest.raises(UserError, match="data prepare digits"):
-        prepare.info("digits", str(tmp_path))
+        dataset_info.info("digits", str(tmp_path))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images in {SHARED}")
