@@ -111,8 +111,7 @@ def _write(
     folder = builders.write(
         unfinished,
         name,
-        image_shape=spec.image_shape,
-        class_names=spec.class_names,
+        spec=spec,
         splits=splits,
         report=lambda line: _report(f"{name}: writing {line}"),
     )

@@ -12,11 +12,20 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from score_jax.data import builders
+from score_jax.data.datasets import DatasetSpec
 from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
 
 SHAPE = (8, 8, 3)
 CLASSES = ("cat", "dog", "frog")
+SPEC = DatasetSpec(
+    num_classes=3,
+    image_shape=SHAPE,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.3, 0.3, 0.3),
+    split_sizes={"train": None, "test": None},
+    class_names=CLASSES,
+)
 
 
 def random_split(count, seed=0):
@@ -32,14 +41,8 @@ def raw(images, labels):
 
 
 def write(folder, **splits):
-    return builders.write(
-        folder,
-        "tiny",
-        image_shape=SHAPE,
-        class_names=CLASSES,
-        splits={name: raw(*arrays) for name, arrays in splits.items()},
-        report=lambda line: None,
-    )
+    raws = {name: raw(*arrays) for name, arrays in splits.items()}
+    return builders.write(folder, "tiny", spec=SPEC, splits=raws, report=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +240,10 @@ import numpy as np
 from pathlib import Path
 from score_jax.data import builders
 from score_jax.data.raw_split import in_memory
+from tests.data_builders_test import SPEC
 images, labels = np.ones((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32)
 splits = {{"train": in_memory([(images, labels)])}}
-folder = builders.write(Path({str(tmp_path)!r}), "tiny", image_shape=(8, 8, 3),
-    class_names=("cat",), splits=splits, report=print)
+folder = builders.write(Path({str(tmp_path)!r}), "tiny", spec=SPEC, splits=splits, report=print)
 assert (builders.read(folder, "train", (8, 8, 3))[0] == images).all()
 assert not {{"tensorflow", "torch"}} & set(sys.modules)
 """

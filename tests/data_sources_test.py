@@ -36,14 +36,7 @@ def tiny_cifar10(monkeypatch):
 
 def write_ours(folder, spec, splits):
     raw = {name: in_memory([(x, y)]) for name, (x, y) in splits.items()}
-    return builders.write(
-        folder,
-        "cifar10",
-        image_shape=spec.image_shape,
-        class_names=spec.class_names,
-        splits=raw,
-        report=lambda line: None,
-    )
+    return builders.write(folder, "cifar10", spec=spec, splits=raw, report=lambda line: None)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -54,14 +54,7 @@ def prepare_random(folder: Path, name: str, generated_size: int = 2000) -> Path:
     for split, size in spec.split_sizes.items():
         labels = np.arange(size or generated_size, dtype=np.int32) % spec.num_classes
         splits[split] = RawSplit(len(labels), functools.partial(_blocks, pictures, labels))
-    return builders.write(
-        folder,
-        name,
-        image_shape=spec.image_shape,
-        class_names=spec.class_names,
-        splits=splits,
-        report=lambda line: None,
-    )
+    return builders.write(folder, name, spec=spec, splits=splits, report=lambda line: None)
 
 
 def random_cifar10(per_batch: int = 10, seed: int = 0):

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
+from score_jax.data.datasets import DatasetSpec
 from score_jax.data.raw_split import RawSplit
 from score_jax.types import UserError
 
@@ -112,10 +113,10 @@ def write(
     folder: Path,
     dataset: str,
     *,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
+    spec: DatasetSpec,
     splits: Mapping[str, RawSplit],
     report: Callable[[str], None],
+    workers: int = 1,
 ) -> Path:
     """Writes a dataset below `folder`; gives the folder that holds its shards."""
     stdout = sys.stdout
@@ -126,8 +127,8 @@ def write(
 
     builder = PreparedImages(
         dataset,
-        image_shape=image_shape,
-        class_names=class_names,
+        image_shape=spec.image_shape,
+        class_names=spec.class_names,
         splits=splits,
         report=report_aloud,
         data_dir=str(folder),
