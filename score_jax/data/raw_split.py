@@ -32,11 +32,14 @@ class RawSplit:
     """One split before it is written; neither its images nor its labels need be in memory.
 
     count: of its images; blocks: called with an index, gives what comes from there on, in order:
-    images uint8[k, h, w, c] and labels int32[k].
+    images uint8[k, h, w, c] and labels int32[k]. independent: whether an image is checked as well
+    when the reading starts at it as when it starts at 0, as files of their own are and parts of an
+    archive with one checksum are not: a preparation that goes on then skips those it has.
     """
 
     count: int
     blocks: Callable[[int], Iterator[Block]]
+    independent: bool = False
 
 
 def in_memory(parts: Sequence[Block]) -> RawSplit:
