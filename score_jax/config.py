@@ -35,9 +35,17 @@ def default() -> ConfigDict:
                 batch_size=512,  # Global.
                 validation_size=1024,
                 augmentation="pad_crop_flip",
-                generated="",  # Name of a prepared set of generated images.
+                generated="",  # Prepared sets of generated images: NAME, or NAME:WEIGHT,...
                 generated_fraction=0.7,
+                generated_sampling="replacement",  # permutation: each once before any again.
+                mixing="batch",  # Exact numbers in each batch; pool: all images alike.
+                take=0,  # Labelled images to train on, as many of each class; 0: all.
+                generated_take=0,  # The first so many of each generated set; 0: all.
+                pseudo_labels="",  # Files of `data label`, instead of the generated sets' labels.
+                label_noise=0.0,  # Share of the labelled images that get a wrong label.
+                label_noise_seed=0,
                 repeats=1,  # Each labelled image of a batch, at as many augmentations.
+                emulated_workers=0,  # Equal parts of a batch with the same labelled images.
                 augmented_views=1,  # Independent augmentations of the batch, one after the other.
                 cutmix=0,  # Versions of each loaded image; batch_size counts the versions.
                 # Parts of a batch that are attacked and differentiated one after the other, where

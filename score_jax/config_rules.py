@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from score_jax import overrides
+from score_jax import config_rules_data, overrides
 from score_jax.types import UserError, nearest
 
 # Their fields depend on their name, or are a table's.
@@ -19,6 +19,8 @@ CHOICES = {
     "attack.rule": ("steepest", "adam"),
     "attack.statistics": ("batch", "running"),
     "attack.zero_gradient": ("stay", "noise"),
+    "data.generated_sampling": ("replacement", "permutation"),
+    "data.mixing": ("batch", "pool"),
     "schedule.unit": ("epoch", "fractional_epoch", "step"),
     "loss_reduction": ("mean", "sum"),
     "label_smoothing_scope": ("all", "generated"),
@@ -53,7 +55,12 @@ BOUNDS = {
     "data.validation_size": (1, True, None),
     "data.generated_fraction": (0.0, False, 1.0),
     "data.prefetch": (0, True, None),
+    "data.take": (0, True, None),
+    "data.generated_take": (0, True, None),
+    "data.label_noise": (0.0, True, math.nextafter(1.0, 2.0)),
+    "data.label_noise_seed": (0, True, None),
     "data.repeats": (1, True, None),
+    "data.emulated_workers": (0, True, None),
     "data.augmented_views": (1, True, None),
     "data.cutmix": (0, True, None),
     "data.microbatches": (1, True, None),
@@ -119,6 +126,7 @@ def validate(config: ConfigDict, reference: ConfigDict, train_size: int | None) 
                 "write 2/255"
             )
     _check_sizes(config, train_size)
+    config_rules_data.check(fields)
     _check_large_batch(fields)
     return _warnings(fields)
 

@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 
 from score_jax import config_rules
-from score_jax.data import sampling
+from score_jax.data import permutation, sampling
 from score_jax.types import UserError
 
 
 def sampler(**changes):
     fields = dict(seed=0, train_size=500, validation_size=20, batch_size=32, epoch_steps=16)
-    return sampling.Sampler(**{**fields, **changes})
+    fields |= changes
+    names = ("train_size", "validation_size", "subset")
+    chosen = {name: fields.pop(name) for name in names if name in fields}
+    return sampling.Sampler(labelled=sampling.LabelledImages(**chosen), **fields)
 
 
 def mixed(**changes):
-    return sampler(generated_size=1000, generated_per_batch=22, **changes)
+    return sampler(generated_sizes=(1000,), generated_per_batch=(22,), **changes)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +65,13 @@ def test_a_pass_gives_each_image_once():
 
 def test_scores_epoch_sees_part_of_the_images_once():
     # score_family.md section 6: 98 batches of 154 take 15,092 of 48,976 real images.
-    score = sampling.Sampler(
-        seed=0,
+    score = sampler(
         train_size=50000,
         validation_size=1024,
         batch_size=512,
         epoch_steps=98,
-        generated_size=1000,
-        generated_per_batch=358,
+        generated_sizes=(1000,),
+        generated_per_batch=(358,),
     )
     batches = [score.batch(step) for step in range(98)]
     indices = np.concatenate([batch.indices[~batch.generated] for batch in batches])
@@ -85,8 +87,8 @@ def test_repeats_hold_each_labelled_image_that_often():
     score = sampler(
         train_size=2000,
         batch_size=1024,
-        generated_size=10**6,
-        generated_per_batch=716,
+        generated_sizes=(10**6,),
+        generated_per_batch=(716,),
         labelled_repeats=4,
     )
     assert score.epoch_steps * 77 < 1980  # One permutation lasts for the epoch.
@@ -144,7 +146,7 @@ def test_an_epoch_starts_a_fresh_permutation():
 
 def test_a_step_does_not_depend_on_what_was_asked_before():
     forward = [mixed().batch(step) for step in range(50)]
-    sampling._permutation.cache_clear()
+    permutation.stored.cache_clear()
     one = mixed()
     for step in reversed(range(50)):
         batch = one.batch(step)
@@ -168,7 +170,7 @@ def test_generated_images_come_uniformly_and_with_replacement():
     # 44,000 draws over 1,000 images: chi squared has mean 999 and deviation 45.
     chi_squared = ((counts - 44) ** 2 / 44).sum()
     assert 780 < chi_squared < 1220
-    assert sampler(generated_size=3, generated_per_batch=22).batch(0).generated.sum() == 22
+    assert sampler(generated_sizes=(3,), generated_per_batch=(22,)).batch(0).generated.sum() == 22
 
 
 def test_each_group_of_positions_holds_the_same_mixture():
@@ -200,12 +202,12 @@ def test_the_images_of_a_run_never_change():
         (dict(epoch_steps=-2), "steps_per_epoch=-2"),
         (dict(validation_size=500), "data.validation_size=500"),
         (dict(validation_size=-1), "data.validation_size=-1"),
-        (dict(generated_per_batch=33, generated_size=5), "33 generated"),
-        (dict(generated_per_batch=3), "data.generated is empty"),
+        (dict(generated_per_batch=(33,), generated_sizes=(5,)), "33 generated"),
+        (dict(generated_per_batch=(3,)), "data.generated is empty"),
         (dict(labelled_repeats=0), "data.repeats=0"),
         (dict(labelled_repeats=3), "data.repeats=3 does not divide the 32 labelled images"),
         (
-            dict(labelled_repeats=4, generated_per_batch=22, generated_size=5),
+            dict(labelled_repeats=4, generated_per_batch=(22,), generated_sizes=(5,)),
             "data.repeats=4 does not divide the 10 labelled images of a batch of 32; change",
         ),
     ],

@@ -9,9 +9,10 @@ import grain
 import jax
 import numpy as np
 
-from score_jax.config import loaded_images, steps_per_epoch
-from score_jax.data import sampling, sources
-from score_jax.data.sources import DATASETS, Images
+from score_jax.config_rules_data import generated_sets
+from score_jax.data import mixing, relabelling, sources
+from score_jax.data.sampling import BatchSampler
+from score_jax.data.sources import DATASETS, Source
 from score_jax.types import UserError, lookup
 
 MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads only wait.
@@ -24,28 +25,33 @@ class TrainingData:
     sources: the sets that `Selection.source` counts: the labelled one, then the generated ones.
     """
 
-    sources: tuple[Images, ...]
-    sampler: sampling.Sampler
+    sources: tuple[Images | relabelling.Relabelled, ...]
+    sampler: BatchSampler
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return tuple(source.name for source in self.sources)
 
     def batch_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """Batch `step`, or a part of its positions, as `train_batches` gives it."""
         selection = self.sampler.batch(step)
-        indices, generated = selection.indices[part], selection.generated[part]
-        first = self.sources[0]
-        if len(self.sources) == 1:
-            images, labels = first.images[indices], first.labels[indices]
+        indices, which = selection.indices[part], selection.source[part]
+        parts = [
+            source.take(indices[which == number]) for number, source in enumerate(self.sources)
+        ]
+        if len(parts) == 1:
+            images, labels = parts[0]
         else:
-            images = np.empty((len(indices), *first.images.shape[1:]), np.uint8)
+            images = np.empty((len(indices), *parts[0][0].shape[1:]), np.uint8)
             labels = np.empty(len(indices), np.int32)
-            for number, source in enumerate(self.sources):
-                chosen = selection.source[part] == number
-                images[chosen] = source.images[indices[chosen]]
-                labels[chosen] = source.labels[indices[chosen]]
-        return {"images": images, "labels": labels, "generated": generated}
+            for number, taken in enumerate(parts):
+                images[which == number], labels[which == number] = taken
+        return {"images": images, "labels": labels, "generated": which > 0}
 
 
 def open_training_data(config: Any) -> TrainingData:
-    """The training split and the generated set of a config, with their sampler.
+    """The training split and the generated sets of a config, with their sampler.
 
     Raises:
       UserError: unknown or unprepared data, or sizes that do not fit.
@@ -58,30 +64,19 @@ def open_training_data(config: Any) -> TrainingData:
             f"data.name={data.name} is a generated set; train on data.name={spec.extends} with "
             f"data.generated={data.name}"
         )
-    loaded = loaded_images(config)
-    labelled = sources.train_split(data.name, data.dir)
-    generated, per_batch = None, 0
-    if data.generated:
-        extends = lookup(DATASETS, "generated dataset", data.generated).extends
-        if extends != data.name:
+    names = (data.name, *generated_sets(data.generated))
+    for name in names[1:]:
+        if lookup(DATASETS, "generated dataset", name).extends != data.name:
             known = [name for name, entry in DATASETS.items() if entry.extends == data.name]
             raise UserError(
-                f"data.generated={data.generated} holds no generated images for "
+                f"data.generated={name} holds no generated images for "
                 f"data.name={data.name}; known: {', '.join(known) or 'none'}"
             )
-        generated = sources.train_split(data.generated, data.dir)
-        _, per_batch = sampling.counts(loaded, data.generated_fraction)
-    sampler = sampling.Sampler(
-        seed=config.seed,
-        train_size=len(labelled),
-        validation_size=data.validation_size,
-        batch_size=loaded,
-        epoch_steps=steps_per_epoch(config, train_size),
-        generated_size=len(generated) if generated is not None else 0,
-        generated_per_batch=per_batch,
-        labelled_repeats=data.repeats,
+    held = tuple(sources.train_split(name, data.dir) for name in names)
+    sampler = mixing.create_sampler(
+        config, train_size, [len(source) for source in held], lambda: held[0].labels
     )
-    held = (labelled,) if generated is None else (labelled, generated)
+    held = relabelling.relabelled(config, held, sampler.labelled, spec.num_classes)
     return TrainingData(held, sampler)
 
 

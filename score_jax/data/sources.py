@@ -5,12 +5,35 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from score_jax.data import builders
 from score_jax.data.datasets import DATASETS
 from score_jax.types import UserError, lookup
+
+
+class Source(Protocol):
+    """A split whose images are given by their index, wherever they lie.
+
+    name, split: of the dataset; path: of its folder; fingerprint: sha256 of the content, the same
+    whichever way it was prepared.
+    """
+
+    name: str
+    split: str
+    path: str
+    fingerprint: str
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int32[n]; reading them may take a while."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8[k, h, w, c] and labels int32[k] at int64[k] `indices`, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +53,14 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the images and labels, copied; see `Source`."""
+        return self.images[indices], self.labels[indices]
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the images, uint8[k, h, w, c], and their labels, int32[k]."""
+        return self.images[indices], self.labels[indices]
 
 
 def data_folder(data_dir: str = "") -> Path:

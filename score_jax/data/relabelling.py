@@ -1,0 +1,137 @@
+"""Other labels than a set came with: wrong ones for ablations, and those of a network."""
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_jax.config_rules_data import generated_sets
+from score_jax.data.permutation import bits, stored
+from score_jax.data.sampling import LabelledImages
+from score_jax.types import UserError
+
+WRONG, WHICH = 100, 101  # Streams of the seed, beside those of `sampling`.
+FORMAT = "score_jax pseudo-labels"
+FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
+
+
+@dataclass(frozen=True, eq=False)
+class Relabelled:
+    """A source with other labels.
+
+    relabel: from indices int64[k] and the source's labels i32[k] to labels i32[k].
+    """
+
+    source: Any
+    relabel: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8[k, h, w, c] and labels i32[k]."""
+        images, labels = self.source.take(indices)
+        return images, self.relabel(indices, labels)
+
+
+def wrong_labels(
+    trained: np.ndarray, size: int, num_classes: int, share: float, seed: int
+) -> np.ndarray:
+    """What to add to the labels of a set, modulo the classes: int32[size], 0 for most.
+
+    Exactly round(share * len(trained)) images get another class than theirs, each of the others
+    alike. With a larger share, those that were wrong before stay wrong in the same way.
+
+    Args:
+      trained: int64[n], the indices of the images that may be wrong.
+    """
+    shifts = np.zeros(size, np.int32)
+    chosen = trained[stored(len(trained), seed, WHICH)[: round(share * len(trained))]]
+    draws = bits(size, seed, WRONG)[chosen] % np.uint64(num_classes - 1)
+    shifts[chosen] = 1 + draws.astype(np.int32)
+    return shifts
+
+
+def relabelled(
+    config: Any, held: tuple[Any, ...], labelled_images: LabelledImages, num_classes: int
+) -> tuple[Any, ...]:
+    """The sources of a run with the labels that its config asks for.
+
+    Args:
+      held: the labelled set, then those of `config.data.generated`.
+      labelled_images: which of the labelled set are trained on.
+
+    Raises:
+      UserError: pseudo-labels that cannot be read, or of other images.
+    """
+    data = config.data
+    labelled, *generated = held
+    if data.label_noise:
+        trained = labelled_images.indices(np.arange(len(labelled_images)))
+        shifts = wrong_labels(
+            trained, len(labelled), num_classes, data.label_noise, data.label_noise_seed
+        )
+        labelled = Relabelled(
+            labelled, lambda indices, labels: (labels + shifts[indices]) % np.int32(num_classes)
+        )
+    names = list(generated_sets(data.generated))
+    for path in (part.strip() for part in data.pseudo_labels.split(",") if part.strip()):
+        name, labels = _read(Path(path).expanduser(), dict(zip(names, held[1:], strict=True)))
+        if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+            raise UserError(
+                f"data.pseudo_labels={path} has labels from {labels.min()} to {labels.max()} where "
+                f"{data.name} has 0 to {num_classes - 1}; label {name} again"
+            )
+        # Bytes rather than int32: there may be 100 million.
+        small = labels.astype(np.min_scalar_type(num_classes))
+        place = names.index(name)
+        generated[place] = Relabelled(
+            generated[place], lambda indices, _, small=small: small[indices].astype(np.int32)
+        )
+    return labelled, *generated
+
+
+def _read(path: Path, sets: dict[str, Any]) -> tuple[str, np.ndarray]:
+    """The set that a file of `data label` is of, and its labels."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            absent = [field for field in FIELDS if field not in file]
+            if absent or str(file["format"]) != FORMAT:
+                raise UserError(
+                    f"data.pseudo_labels={path} is not a file of pseudo-labels; write one with: "
+                    "score-jax data label NAME --artifact=DIR --out=FILE.npz"
+                )
+            name, fingerprint = str(file["dataset"]), str(file["fingerprint"])
+            labels = file["label"]
+    except FileNotFoundError:
+        raise UserError(
+            f"data.pseudo_labels={path} does not exist; write it with: "
+            f"score-jax data label NAME --artifact=DIR --out={path}"
+        ) from None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"data.pseudo_labels={path} is damaged or no npz ({error}); write it again"
+        ) from None
+    if name not in sets:
+        raise UserError(
+            f"data.pseudo_labels={path} labels {name!r}, which data.generated does not name; it "
+            f"names: {', '.join(sets)}"
+        )
+    if labels.shape != (len(sets[name]),) or labels.dtype != np.int32:
+        raise UserError(
+            f"data.pseudo_labels={path} has labels {labels.dtype}{list(labels.shape)} where "
+            f"{name} has {len(sets[name])} images; label {name} again"
+        )
+    if fingerprint != sets[name].fingerprint:
+        raise UserError(
+            f"data.pseudo_labels={path} labels other images than the {name} that is prepared "
+            f"({fingerprint[:12]}, not {sets[name].fingerprint[:12]}); label {name} again"
+        )
+    return name, labels
