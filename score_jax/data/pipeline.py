@@ -25,7 +25,7 @@ class TrainingData:
     sources: the sets that `Selection.source` counts: the labelled one, then the generated ones.
     """
 
-    sources: tuple[Images | relabelling.Relabelled, ...]
+    sources: tuple[Source, ...]
     sampler: BatchSampler
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from score_jax.config_rules_data import generated_sets
 from score_jax.data.permutation import bits, stored
 from score_jax.data.sampling import LabelledImages
+from score_jax.data.sources import Source
 from score_jax.types import UserError
 
 WRONG, WHICH = 100, 101  # Streams of the seed, beside those of `sampling`.
@@ -19,24 +20,35 @@ FORMAT = "score_jax pseudo-labels"
 FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Relabelled:
-    """A source with other labels.
+    """A `Source` with other labels.
 
-    relabel: from indices int64[k] and the source's labels i32[k] to labels i32[k].
+    relabel: from indices int64[k] and the labels int32[k] of those images to labels int32[k].
     """
 
-    source: Any
+    source: Source
     relabel: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    name: str
+    split: str
+    path: str
+    fingerprint: str
+
+    @staticmethod
+    def of(source: Source, relabel: Callable[..., np.ndarray]) -> "Relabelled":
+        facts = {name: getattr(source, name) for name in ("name", "split", "path", "fingerprint")}
+        return Relabelled(source=source, relabel=relabel, **facts)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, int32[n]."""
+        return self.relabel(np.arange(len(self)), self.source.labels)
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8[k, h, w, c] and labels i32[k]."""
+        """As of `Source`."""
         images, labels = self.source.take(indices)
         return images, self.relabel(indices, labels)
 
@@ -60,8 +72,8 @@ def wrong_labels(
 
 
 def relabelled(
-    config: Any, held: tuple[Any, ...], labelled_images: LabelledImages, num_classes: int
-) -> tuple[Any, ...]:
+    config: Any, held: tuple[Source, ...], labelled_images: LabelledImages, num_classes: int
+) -> tuple[Source, ...]:
     """The sources of a run with the labels that its config asks for.
 
     Args:
@@ -78,7 +90,7 @@ def relabelled(
         shifts = wrong_labels(
             trained, len(labelled), num_classes, data.label_noise, data.label_noise_seed
         )
-        labelled = Relabelled(
+        labelled = Relabelled.of(
             labelled, lambda indices, labels: (labels + shifts[indices]) % np.int32(num_classes)
         )
     names = list(generated_sets(data.generated))
@@ -92,13 +104,13 @@ def relabelled(
         # Bytes rather than int32: there may be 100 million.
         small = labels.astype(np.min_scalar_type(num_classes))
         place = names.index(name)
-        generated[place] = Relabelled(
+        generated[place] = Relabelled.of(
             generated[place], lambda indices, _, small=small: small[indices].astype(np.int32)
         )
     return labelled, *generated
 
 
-def _read(path: Path, sets: dict[str, Any]) -> tuple[str, np.ndarray]:
+def _read(path: Path, sets: dict[str, Source]) -> tuple[str, np.ndarray]:
     """The set that a file of `data label` is of, and its labels."""
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -58,10 +58,6 @@ class Images:
         """Some of the images and labels, copied; see `Source`."""
         return self.images[indices], self.labels[indices]
 
-    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the images, uint8[k, h, w, c], and their labels, int32[k]."""
-        return self.images[indices], self.labels[indices]
-
 
 def data_folder(data_dir: str = "") -> Path:
     """The folder of prepared datasets: `data_dir`, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
