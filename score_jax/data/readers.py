@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from score_jax.data import cifar, formats, raw_split
+from score_jax.data import cifar, formats, mnist, raw_split, svhn
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
 from score_jax.types import lookup
@@ -13,6 +13,9 @@ READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {
     "cifar10": cifar.read_cifar10,
     "cifar100": cifar.read_cifar100,
     "cifar10_ti500k": formats.read_tiny_images,
+    "svhn": svhn.read_svhn,
+    "mnist": mnist.read_mnist,
+    "fashion_mnist": mnist.read_mnist,
     "digits": formats.read_digits,
 }
 

@@ -1,0 +1,123 @@
+"""Reader of MNIST and Fashion-MNIST: the four official IDX files, gzipped or not, or Keras' npz."""
+
+import gzip
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from score_jax.data.raw_split import (
+    READ_ERRORS,
+    RawSplit,
+    check_labels,
+    first_bytes,
+    in_memory,
+    local_path,
+    read_npz,
+)
+from score_jax.types import UserError
+
+IMAGES, LABELS = 0x0803, 0x0801  # Unsigned bytes with three axes, with one.
+FORMS = (
+    "the four files *-ubyte.gz (or unpacked), their folder, or an npz with x_train, y_train, "
+    "x_test, y_test"
+)
+
+
+def read_mnist(
+    sources: Sequence[str], image_shape: tuple[int, int, int], sizes: Mapping[str, int]
+) -> dict[str, RawSplit]:
+    """MNIST and its like: {'train': ..., 'test': ...}.
+
+    What each file holds, and of which split, is told by its content.
+
+    Raises:
+      UserError: no such file, an unknown form, or content that is not whole.
+    """
+    if not sources:
+        raise UserError(f"--source=FILE is needed; give {FORMS}")
+    paths = [local_path(source) for source in sources]
+    if len(paths) == 1 and paths[0].is_file() and first_bytes(paths[0]).startswith(b"PK\x03\x04"):
+        return {
+            split: read_npz(paths[0], f"x_{split}", f"y_{split}", image_shape, sizes[split])
+            for split in sizes
+        }
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for path in _files(paths):
+        kind, values = _parse(path, image_shape, sizes)
+        split = next(split for split in sizes if sizes[split] == len(values))
+        if (split, kind) in found:
+            raise UserError(f"--source={path} holds the {split} {kind}, as another file does")
+        found[split, kind] = values
+    missing = [
+        f"{split} {kind}"
+        for split in sizes
+        for kind in ("images", "labels")
+        if (split, kind) not in found
+    ]
+    if missing:
+        raise UserError(f"--source={sources[0]} has no {', no '.join(missing)}; give {FORMS}")
+    return {
+        split: in_memory(
+            [
+                (
+                    found[split, "images"],
+                    check_labels(found[split, "labels"], count, f"--source={sources[0]}: {split}"),
+                )
+            ]
+        )
+        for split, count in sizes.items()
+    }
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The IDX files among the sources and in the folders among them, each once."""
+    files = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        # torchvision keeps them in 'raw', beside their unpacked forms.
+        places = [path, path / "raw", *sorted(path.glob("*/raw"))]
+        inside = [
+            file
+            for place in places
+            if place.is_dir()
+            for file in sorted(place.iterdir())
+            if file.name.endswith(("-ubyte", "-ubyte.gz"))
+            and not file.with_name(file.name + ".gz").exists()
+        ]
+        if not inside:
+            raise UserError(f"--source={path} holds no file *-ubyte or *-ubyte.gz; give {FORMS}")
+        files += inside
+    return files
+
+
+def _parse(
+    path: Path, image_shape: tuple[int, int, int], sizes: Mapping[str, int]
+) -> tuple[str, np.ndarray]:
+    """('images', uint8[n, h, w, 1]) or ('labels', uint8[n]); nothing longer than the dataset."""
+    zipped = first_bytes(path).startswith(b"\x1f\x8b")
+    try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            magic, count = struct.unpack(">II", file.read(8))
+            if magic not in (IMAGES, LABELS):
+                raise ValueError("it is not an IDX file of images or labels")
+            shape: tuple[int, ...] = ()
+            if magic == IMAGES:
+                shape = struct.unpack(">II", file.read(8))
+                if shape != image_shape[:2]:
+                    raise ValueError(f"its images are {shape[0]}x{shape[1]}")
+            if count not in sizes.values():
+                raise ValueError(f"it is of {count} {'images' if shape else 'labels'}")
+            length = count * int(np.prod(shape))
+            content = file.read(length + 1)  # One more, where gzip's checksum is compared.
+            if len(content) != length:
+                raise ValueError("its length is not what its header says")
+    except READ_ERRORS as error:
+        raise UserError(
+            f"--source={path} is damaged or not of this dataset ({error}); download it again"
+        ) from None
+    values = np.frombuffer(content, np.uint8).reshape(count, *shape)
+    return ("images", values[..., None]) if shape else ("labels", values)
