@@ -1,26 +1,31 @@
 """A split as its source holds it, and its reader from npz files, labelled and generated."""
 
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from score_jax.data import npz
 from score_jax.types import UserError
 
 BLOCK = 2000  # Images read at once from a generated file.
-READ_ERRORS = (
+READ_ERRORS = (  # What the libraries of archives raise on damaged ones.
     OSError,
     EOFError,
     ValueError,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     RuntimeError,
+    OverflowError,
+    LookupError,
+    MemoryError,
 )
 
 
@@ -89,26 +94,34 @@ def first_bytes(source: Path) -> bytes:
         raise UserError(f"--source={source} cannot be read: {error.strerror}") from None
 
 
+def damaged(path: Path, error: BaseException) -> UserError:
+    """The refusal of a source whose reading failed with one of READ_ERRORS."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"--source={path} is damaged or cut short ({reason}); download it again")
+
+
+def check_label_type(dtype: np.dtype, shape: tuple[int, ...], count: int, where: str) -> None:
+    """Refuses labels that are not one integer for each image.
+
+    Raises:
+      UserError: another type or shape; (n, 1), as Keras writes, is right.
+    """
+    if dtype.kind not in "iu":
+        raise UserError(f"{where} has labels of type {dtype.name}; integers are expected")
+    if shape not in ((count,), (count, 1)):
+        raise UserError(f"{where} has labels of shape {shape} for {count} images")
+
+
 def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
-    """`labels` as int32[count]; a trailing axis of length one, as Keras writes, is dropped."""
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{where} has labels of type {labels.dtype}; integers are expected")
-    if labels.shape not in ((count,), (count, 1)):
-        raise UserError(f"{where} has labels of shape {labels.shape} for {count} images")
+    """`labels` as int32[count]; a trailing axis of length one, as Keras writes, is dropped.
+
+    Raises:
+      UserError: other than one integer for each image, negative, or no class number.
+    """
+    check_label_type(labels.dtype, labels.shape, count, where)
     if count and not (0 <= labels.min() and labels.max() < 1 << 30):
         raise UserError(f"{where} has labels from {labels.min()} to {labels.max()}")
     return labels.reshape(count).astype(np.int32)
-
-
-def _npz_header(path: Path, file: Any, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"{key} is written in npy version {version}")
-    return read(file)
 
 
 def read_npz(
@@ -118,63 +131,77 @@ def read_npz(
     image_shape: tuple[int, int, int],
     count: int | None,
 ) -> RawSplit:
-    """Images and labels of an npz; the images stay in the file until their blocks are asked for."""
+    """Images and labels of an npz; they stay in the file until their blocks are asked for.
+
+    Checksums are compared by reading from 0 to the end. Images with one channel may come without
+    the axis of channels, as Keras writes MNIST.
+
+    Raises:
+      UserError: no such arrays, others than expected, or a damaged file.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            keys = [name.removesuffix(".npy") for name in archive.namelist()]
-            for key in (images_key, labels_key):
-                if key not in keys:
-                    raise UserError(
-                        f"{path} has no array {key!r}; it holds: {', '.join(sorted(keys)[:20])}"
-                    )
-            with archive.open(f"{images_key}.npy") as file:
-                shape, column_major, dtype = _npz_header(path, file, images_key)
-            expected = (shape[0] if count is None and shape else count, *image_shape)
-            if shape != expected or dtype != np.uint8 or column_major:
+        keys = npz.keys(path)
+        for key in (images_key, labels_key):
+            if key not in keys:
                 raise UserError(
-                    f"{path}: {images_key} is {dtype} of shape {shape}; uint8 of shape "
-                    f"{expected} (images, height, width, channels) is expected"
+                    f"{path} has no array {key!r}; it holds: {', '.join(sorted(keys)[:20])[:200]}"
                 )
-            with archive.open(f"{labels_key}.npy") as file:
-                label_shape, _, label_dtype = _npz_header(path, file, labels_key)
-                # A view of one label says of what type and shape they are.
-                labels = np.broadcast_to(np.zeros((), label_dtype), label_shape)
+        images = npz.read_header(path, images_key)
+        labels = npz.read_header(path, labels_key)
     except READ_ERRORS as error:
+        raise damaged(path, error) from None
+    _check_images(images, f"{path}: {images_key}", image_shape, count)
+    check_label_type(labels.dtype, labels.shape, images.shape[0], f"{path}: {labels_key}")
+
+    def blocks(start: int) -> Iterator[Block]:
+        return _npz_blocks(path, (images_key, images), (labels_key, labels), image_shape, start)
+
+    return RawSplit(images.shape[0], blocks)
+
+
+def _check_images(
+    header: npz.ArrayHeader, where: str, image_shape: tuple[int, int, int], count: int | None
+) -> None:
+    shape = header.shape
+    expected = (shape[0] if count is None and shape else count, *image_shape)
+    flat = expected[:-1] if image_shape[-1] == 1 else expected
+    if shape not in (expected, flat) or header.dtype != np.uint8:
         raise UserError(
-            f"--source={path} is damaged or cut short ({error}); download it again"
-        ) from None
-    check_labels(labels, shape[0], f"{path}: {labels_key}")
-    return RawSplit(shape[0], lambda start: _npz_blocks(path, images_key, labels_key, shape, start))
+            f"{where} is {header.dtype.name} of shape {shape}; uint8 of shape {expected} "
+            "(images, height, width, channels) is expected"
+        )
+    if header.column_major:
+        raise UserError(
+            f"{where} is stored in column order; write it again after np.ascontiguousarray"
+        )
 
 
 def _npz_blocks(
-    path: Path, images_key: str, labels_key: str, shape: tuple[int, ...], start: int
+    path: Path,
+    images: tuple[str, npz.ArrayHeader],
+    labels: tuple[str, npz.ArrayHeader],
+    image_shape: tuple[int, int, int],
+    start: int,
 ) -> Iterator[Block]:
-    pixels = int(np.prod(shape[1:]))
+    where = f"{path}: {labels[0]}"
     try:
         with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(f"{images_key}.npy") as image_file,
-            archive.open(f"{labels_key}.npy") as label_file,
+            npz.open_array(path, *images, start) as read_images,
+            npz.open_array(path, *labels, start) as read_labels,
         ):
-            _npz_header(path, image_file, images_key)
-            _, _, dtype = _npz_header(path, label_file, labels_key)
-            image_file.seek(start * pixels, 1)
-            label_file.seek(start * dtype.itemsize, 1)
-            for index in range(start, shape[0], BLOCK):
-                count = min(BLOCK, shape[0] - index)
-                images = np.frombuffer(image_file.read(count * pixels), np.uint8)
-                labels = np.frombuffer(label_file.read(count * dtype.itemsize), dtype)
+            total = images[1].shape[0]
+            for index in range(start, total, BLOCK):
+                count = min(BLOCK, total - index)
+                pixels = np.frombuffer(read_images(count * images[1].row_bytes), np.uint8)
+                classes = np.frombuffer(read_labels(count * labels[1].row_bytes), labels[1].dtype)
+                if index + count == total and (read_images(1) or read_labels(1)):
+                    raise ValueError(f"{images[0]} or {labels[0]} is longer than its header says")
                 yield (
-                    images.reshape(count, *shape[1:]),
-                    check_labels(labels, count, f"{path}: {labels_key}"),
+                    pixels.reshape(count, *image_shape),
+                    check_labels(classes.reshape(count, -1)[:, 0], count, where),
                 )
-            if image_file.read(1) or label_file.read(1):
-                raise ValueError(f"{images_key} or {labels_key} is longer than its header says")
     except READ_ERRORS as error:
-        raise UserError(
-            f"--source={path} is damaged or cut short ({error}); download it again"
-        ) from None
+        raise damaged(path, error) from None
 
 
 def read_generated(
