@@ -116,7 +116,8 @@ def test_members_with_other_paths_are_passed_over(tmp_path):
 @pytest.mark.parametrize("write_npz", [stored, deflated])
 def test_one_flipped_bit_is_found_before_the_last_block(write_npz, tmp_path, monkeypatch):
     monkeypatch.setattr(raw_split, "BLOCK", 7)
-    write_npz(tmp_path / "a.npz", image=np.tile(IMAGES, (4, 1, 1, 1)), label=np.tile(LABELS, 4))
+    images = np.random.default_rng(1).integers(0, 256, (200, *SHAPE), dtype=np.uint8)
+    write_npz(tmp_path / "a.npz", image=images, label=np.tile(LABELS, 4))
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[20_000] ^= 4
     (tmp_path / "a.npz").write_bytes(content)
