@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from score_jax.data import builders
+from score_jax.data import builders, shards
 from score_jax.data.datasets import DatasetSpec
 from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
@@ -79,20 +79,17 @@ def test_what_is_written_is_read_in_its_order(written):
         assert fingerprint == builders.fingerprint(images, labels)
 
 
-def test_the_order_holds_over_several_shards(tmp_path):
+def test_the_order_holds_over_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SMALL", 0)
+    monkeypatch.setattr(shards, "SHARD_BYTES", (20_000, 20_000))
     images, labels = random_split(1000)
-    builder = builders.PreparedImages(
-        "tiny",
-        image_shape=SHAPE,
-        class_names=CLASSES,
-        splits={"train": raw(images, labels)},
-        report=lambda line: None,
-        data_dir=str(tmp_path),
-    )
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=13))
-    assert len(list(tmp_path.glob("score_jax_tiny/1.0.0/*array_record-*-of-00013"))) == 13
-    found, _, _ = builders.read(tmp_path / builders.relative_path("tiny"), "train", SHAPE)
+    folder = write(tmp_path, train=(images, labels))
+    assert len(list(folder.glob("*array_record-*-of-00014"))) == 14
+    found, _, _ = builders.read(folder, "train", SHAPE)
     np.testing.assert_array_equal(found, images)
+    again = list(builders.stored(folder, "train").blocks(345))
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in again]), images[345:])
+    np.testing.assert_array_equal(np.concatenate([y for _, y in again]), labels[345:])
 
 
 def test_tfds_itself_reads_the_folder(written):
@@ -238,7 +235,7 @@ def test_tensorflow_is_not_needed(tmp_path):
 import sys
 import numpy as np
 from pathlib import Path
-from score_jax.data import builders
+from score_jax.data import builders, shards
 from score_jax.data.raw_split import in_memory
 from tests.data_builders_test import SPEC
 images, labels = np.ones((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32)

@@ -5,13 +5,10 @@ official order and not shuffled. Folders of TFDS's own `cifar10`, prepared elsew
 array_record, are read too; their PNG images are decoded with Pillow.
 """
 
-import contextlib
-import hashlib
 import io
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,129 +17,69 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from score_jax.data.datasets import DatasetSpec
+from score_jax.data import shards
+from score_jax.data.content import ContentHash as ContentHash
+from score_jax.data.content import fingerprint as fingerprint
 from score_jax.data.raw_split import RawSplit
+from score_jax.data.writing import relative_path as relative_path
+from score_jax.data.writing import write as write
 from score_jax.types import UserError
 
-VERSION = "1.0.0"
-PREFIX = "score_jax_"  # Keeps our folders apart from TFDS's own of the same name.
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What is noted about a prepared dataset of ours: its metadata.json, checked.
+
+    Always there: fingerprints (content hash by split). In folders that are not of an earlier
+    version, each by split: counts, class_counts, mean and std by channel for images in [0, 1],
+    shards (of each file, count, size in bytes, sha256); and sources (name and size of each), spec
+    (the fields of `DatasetSpec`, with the counts as split_sizes).
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = folder / "metadata.json"
+    try:
+        known = json.loads(path.read_text())
+        shapes = {"fingerprints": str, "counts": int, "class_counts": list, "shards": list}
+        for field, kind in shapes.items():
+            if field in known or field == "fingerprints":
+                fine = all(isinstance(value, kind) for value in known[field].values())
+                if not fine:
+                    raise ValueError(f"{field} is {str(known[field])[:80]!r}")
+        for shard in (shard for parts in known.get("shards", {}).values() for shard in parts):
+            for field, kind in {"file": str, "count": int, "size": int, "sha256": str}.items():
+                if not isinstance(shard[field], kind) or "/" in str(shard[field]):
+                    raise ValueError(f"a shard has {field} {shard[field]!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is missing or damaged ({reason}); move {folder} away and prepare it again"
+        ) from None
+    return known
 
 
-class ContentHash:
-    """sha256 over the images' bytes in order, then over the labels as little-endian int32."""
+def stored(folder: Path, split: str) -> RawSplit:
+    """A split of a folder of ours, to be read again a few images at a time.
 
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._labels: list[np.ndarray] = []
-
-    def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-        self._hash.update(np.ascontiguousarray(images).data)
-        self._labels.append(np.asarray(labels, "<i4"))
-
-    def hexdigest(self) -> str:
-        whole = self._hash.copy()
-        for labels in self._labels:
-            whole.update(labels.tobytes())
-        return whole.hexdigest()
-
-
-def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-    """The content hash of a whole split."""
-    content = ContentHash()
-    content.add(images, labels)
-    return content.hexdigest()
-
-
-class PreparedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A dataset of uint8 images and labels, given as `RawSplit`s."""
-
-    VERSION = tfds.core.Version(VERSION)
-
-    def __init__(
-        self,
-        dataset: str,
-        *,
-        image_shape: tuple[int, int, int],
-        class_names: Sequence[str],
-        splits: Mapping[str, RawSplit],
-        report: Callable[[str], None],
-        data_dir: str,
-    ):
-        self.name = PREFIX + dataset
-        self._image_shape = image_shape
-        self._class_names = list(class_names)
-        self._splits = splits
-        self._report = report
-        super().__init__(data_dir=data_dir, file_format="array_record")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="uint8 images and labels in the official order, prepared by score_jax.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(
-                        shape=self._image_shape, dtype=np.uint8, encoding="bytes"
-                    ),
-                    "label": tfds.features.ClassLabel(names=self._class_names),
-                }
-            ),
-            disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(fingerprints={}),
+    Raises:
+      UserError: it was prepared by an earlier version, or has no such split.
+    """
+    known = facts(folder)
+    parts = known.get("shards", {}).get(split)
+    if parts is None:
+        raise UserError(
+            f"{folder} does not tell of shards in split {split!r}; move it away and prepare it "
+            "again"
         )
+    image_shape = tuple(known["spec"]["image_shape"])
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(split) for split in self._splits}
+    def blocks(start: int) -> Any:
+        for part in parts:
+            if start < part["count"]:
+                yield from shards.read_blocks(folder / part["file"], image_shape, start)
+            start = max(0, start - part["count"])
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        count = self._splits[split].count
-        content = ContentHash()
-        every = max(10_000, count // 10)
-        index = 0
-        for images, labels in self._splits[split].blocks(0):
-            content.add(images, labels)
-            for image, label in zip(images, labels, strict=True):
-                yield index, {"image": image, "label": int(label)}
-                index += 1
-                if index % every == 0 or index == count:
-                    self._report(f"{split}: {index} of {count} images ({index / count:.0%})")
-        self.info.metadata["fingerprints"][split] = content.hexdigest()
-
-
-def write(
-    folder: Path,
-    dataset: str,
-    *,
-    spec: DatasetSpec,
-    splits: Mapping[str, RawSplit],
-    report: Callable[[str], None],
-    workers: int = 1,
-) -> Path:
-    """Writes a dataset below `folder`; gives the folder that holds its shards."""
-    stdout = sys.stdout
-
-    def report_aloud(line: str) -> None:
-        with contextlib.redirect_stdout(stdout):
-            report(line)
-
-    builder = PreparedImages(
-        dataset,
-        image_shape=spec.image_shape,
-        class_names=spec.class_names,
-        splits=splits,
-        report=report_aloud,
-        data_dir=str(folder),
-    )
-    tfds.disable_progress_bar()
-    # TFDS announces a download on stdout, which this is not.
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare()
-    return Path(builder.data_dir)
-
-
-def relative_path(dataset: str) -> Path:
-    """Where a prepared dataset lies below the data folder."""
-    return Path(PREFIX + dataset) / VERSION
+    return RawSplit(sum(part["count"] for part in parts), blocks, independent=True)
 
 
 def _open(folder: Path) -> Any:
