@@ -169,7 +169,7 @@ def deepmind(config: ConfigDict, recipe: str, generated: str, cutmix: bool) -> N
     lengths = {"gowal20": (512, 200), "rebuffi21": (1024, 800), "gowal21": (1024, 2000)}
     config.data.batch_size, config.num_epochs = one_of("recipe", recipe, lengths)
     config.data.generated = "" if recipe == "gowal20" else generated
-    config.data.repeats = 4  # Four emulated workers read the same real images.
+    config.data.emulated_workers = 4  # They read the same real images.
     config.data.cutmix = int(cutmix)
     smoothing = 0.0 if recipe == "gowal20" else 0.1
     # With CutMix the attack leaves the mixed labels, not the clean prediction.

@@ -62,6 +62,7 @@ def _of_run(machine: Machine) -> Need | None:
 
     from score_jax import config as config_lib
     from score_jax import overrides, recipes, train_state
+    from score_jax.config_rules_data import generated_sets
     from score_jax.data import sources
 
     # Shapes need no device, and the doctor must not take the accelerator.
@@ -83,7 +84,7 @@ def _of_run(machine: Machine) -> Need | None:
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves((state.params, state.ema_params, state.batch_stats))
     )
-    names = tuple(name for name in (config.data.name, config.data.generated) if name)
+    names = (config.data.name, *generated_sets(config.data.generated))
     images = 0
     for name in names:
         spec = sources.DATASETS[name]

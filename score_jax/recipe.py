@@ -43,6 +43,7 @@ class Recipe:
       augment: (key, images f32[b, h, w, c]) -> images.
       augmented_views: how many independent augmentations of the batch, one after the other.
       cutmix: how many CutMix versions of the loaded images make the batch; 0 for none.
+      emulated_workers: equal parts of the loaded images within which CutMix mixes; 0: one.
       microbatches: equal parts of the batch that are attacked and differentiated one after the
         other; the classifiers then have the BatchNorm groups of one part.
       steps_per_epoch, num_epochs: for what changes with the epoch.
@@ -68,6 +69,7 @@ class Recipe:
     augment: Callable[[Key, Array], Array]
     augmented_views: int = 1
     cutmix: int = 0
+    emulated_workers: int = 0
     microbatches: int = 1
     ema_decay: float
     ema_warmup_steps: float

@@ -159,6 +159,7 @@ def build(config: ConfigDict) -> Run:
         ema_decay=config.ema.decay,
         augmented_views=config.data.augmented_views,
         cutmix=config.data.cutmix,
+        emulated_workers=config.data.emulated_workers,
         microbatches=parts,
         ema_warmup_steps=warmup if config.ema.warmup_steps < 0 else config.ema.warmup_steps,
         steps_per_epoch=steps_per_epoch,

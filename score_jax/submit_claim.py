@@ -11,6 +11,7 @@ import numpy as np
 
 from score_jax.artifact import WEIGHTS, Artifact, sha256
 from score_jax.config import write_eps
+from score_jax.config_rules_data import generated_sets
 from score_jax.data import sources
 from score_jax.types import UserError, lookup
 
@@ -45,14 +46,19 @@ def _synthetic(number: str, generator: str) -> Extra:
 _DDPM, _EDM = "DDPM of Gowal et al., 2021", "EDM of Wang et al., 2023"
 # Images of a generator that saw only the task's training set are no additional data.
 EXTRAS = {
-    "": Extra(outside=False, footnote=""),
     "cifar10_ddpm": _synthetic("1M", _DDPM),
     "cifar100_ddpm": _synthetic("1M", _DDPM),
     "cifar10_edm": _synthetic("1M", _EDM),
+    "cifar10_edm_5m": _synthetic("5M", _EDM),
+    "cifar10_edm_10m": _synthetic("10M", _EDM),
     "cifar10_edm_20m": _synthetic("20M", _EDM),
     "cifar10_edm_50m": _synthetic("50M", _EDM),
     "cifar100_edm": _synthetic("1M", _EDM),
     "cifar100_edm_50m": _synthetic("50M", _EDM),
+    "svhn_ddpm": _synthetic("1M", _DDPM),
+    "svhn_edm": _synthetic("1M", _EDM),
+    "svhn_edm_50m": _synthetic("50M", _EDM),
+    "tiny_imagenet_edm": _synthetic("1M", _EDM),
     "cifar10_ti500k": Extra(
         outside=True,
         footnote="It uses additional 500K pseudo-labelled images of 80 Million Tiny Images in "
@@ -145,9 +151,9 @@ def read(
         )
     lookup(NORMS, "norm", result["norm"])
     config = artifact.spec.get("config") or {}
-    extra = EXTRAS[""]
+    extra = Extra(outside=False, footnote="")
     if not (additional_data and footnote):
-        extra = lookup(EXTRAS, "set of images", config.get("data", {}).get("generated", ""))
+        extra = _extra(config.get("data", {}).get("generated", ""))
     # Imported weights, and weights that go on from others, may have seen any images.
     if not additional_data and (not config or config.get("init_from")):
         raise UserError(
@@ -167,6 +173,15 @@ def read(
         footnote=footnote or extra.footnote,
         incomplete=tuple(_incomplete(result, dataset, eps)),
         unranked=tuple(_unranked(dataset, result["norm"], eps)) if leaderboard else (),
+    )
+
+
+def _extra(generated: str) -> Extra:
+    """Of all sets that a config names."""
+    extras = [lookup(EXTRAS, "set of images", name) for name in generated_sets(generated)]
+    return Extra(
+        outside=any(extra.outside for extra in extras),
+        footnote=" ".join(extra.footnote for extra in extras),
     )
 
 

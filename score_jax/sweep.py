@@ -19,6 +19,7 @@ from typing import Any
 
 from score_jax import config as config_module
 from score_jax import distributed_cluster, mesh, overrides, sweep_stages, sweep_table, workdir_lock
+from score_jax.config_rules_data import generated_sets
 from score_jax.data import sources
 from score_jax.distributed_peers import RESTART
 from score_jax.overrides import Setting
@@ -174,8 +175,7 @@ def _have_data(configs: Sequence[Any]) -> None:
     for name, folder in {
         (name, config.data.dir)
         for config in configs
-        for name in (config.data.name, config.data.generated)
-        if name
+        for name in (config.data.name, *generated_sets(config.data.generated))
     }:
         if sources.find(name, folder) is None:
             if sources.DATASETS[name].example_source:

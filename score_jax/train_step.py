@@ -40,7 +40,9 @@ def prepare(
     images = recipe.augment(augment_key, images)
     targets = recipe.target_probs(labels, generated)
     if recipe.cutmix:
-        images, own, other, weight = cutmix.cutmix(cutmix_key, images, targets, recipe.cutmix)
+        images, own, other, weight = cutmix.cutmix(
+            cutmix_key, images, targets, recipe.cutmix, recipe.emulated_workers or 1
+        )
         targets = weight[:, None] * own + (1 - weight[:, None]) * other
         labels = jnp.tile(labels, recipe.cutmix)
     targets = targets.astype(images.dtype)

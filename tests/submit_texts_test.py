@@ -83,7 +83,7 @@ def test_a_title_without_latin_letters_has_no_identifier():
 
 def test_every_generated_set_is_known_to_be_outside_data_or_not():
     generated = {name for name, spec in sources.DATASETS.items() if spec.extends}
-    assert generated == set(submit_claim.EXTRAS) - {""}
+    assert generated == set(submit_claim.EXTRAS)
     outside = {name for name, extra in submit_claim.EXTRAS.items() if extra.outside}
     assert outside == {"cifar10_ti500k"}
 
@@ -94,6 +94,7 @@ def test_every_generated_set_is_known_to_be_outside_data_or_not():
         ({"data": {"generated": ""}}, {}, False, ""),
         ({"data": {"generated": "cifar10_ti500k"}}, {}, True, "500K pseudo-labelled images"),
         ({"data": {"generated": "cifar10_edm_20m"}}, {}, False, "20M synthetic images"),
+        ({"data": {"generated": "cifar10_edm:3,cifar10_ti500k:1"}}, {}, True, "al., 2023). It us"),
         ({"data": {"generated": ""}}, {"footnote": "Mine."}, False, "Mine."),
         ({"data": {"generated": ""}}, {"additional_data": "true"}, True, ""),
         ({"data": {"generated": "cifar10_ti500k"}}, {"additional_data": "false"}, False, "500K"),

@@ -31,7 +31,7 @@ def side_of(share: Array, height: int, width: int) -> Array:
 
 
 def cutmix(
-    key: Key, images: Array, labels: Array, versions: int
+    key: Key, images: Array, labels: Array, versions: int, workers: int = 1
 ) -> tuple[Array, Array, Array, Array]:
     """Several CutMix versions of the same images, one after the other.
 
@@ -43,6 +43,9 @@ def cutmix(
       images: uint8 or float [b, h, w, c]; the type is kept.
       labels: i32[b], or target probabilities f32[b, k].
       versions: static, at least 1.
+      workers: static; the equal parts, one after the other, of a batch that emulates so many
+        workers. All share the box, and images are mixed within a part, by the same permutation
+        in each, as in DeepMind's code (https://github.com/google-deepmind/deepmind-research).
 
     Returns:
       images [versions * b, h, w, c]; the labels of what is outside the box, [versions * b, ...];
@@ -57,7 +60,9 @@ def cutmix(
         row = jax.random.randint(row_key, (), 0, height)
         column = jax.random.randint(column_key, (), 0, width)
         top, left, rows, columns = box(row, column, side, height, width)
-        order = jax.random.permutation(order_key, batch)
+        order = jax.random.permutation(order_key, batch // workers)
+        if workers > 1:
+            order = (jnp.arange(workers)[:, None] * (batch // workers) + order).ravel()
         y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
         inside = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)
         mixed = jnp.where(inside[None, :, :, None], images[order], images)
