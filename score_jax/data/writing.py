@@ -70,7 +70,7 @@ def write(
     log = ShardLog(path)
     log.check(workers)
     if log.whole:
-        report(f"on: {len(log.whole)} of {count} shards are whole")
+        report(f"the rest: {len(log.whole)} of {count} shards are whole already")
     try:
         with Lanes(1 if count == len(splits) else min(workers, count), log.add) as lanes:
             fingerprints = {
