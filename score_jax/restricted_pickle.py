@@ -7,8 +7,12 @@ or in memory that it asked for.
 """
 
 import io
+import math
+import mmap
 import pickle
 import pickletools
+import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,8 @@ ALLOWED_OPCODES = frozenset(
     "GLOBAL STACK_GLOBAL REDUCE BUILD".split()
 )
 DTYPES = ("u1", "i4", "i8", "f2", "f4", "f8")
+LONG = 1 << 14  # Bytes from which `load_outline` leaves a byte string where it is.
+_LENGTHS = {"BINBYTES": "<I", "BINBYTES8": "<Q", "BINSTRING": "<i"}
 
 
 class _Budget:
@@ -40,16 +46,32 @@ class _Budget:
             raise ValueError("it unpacks to more than it holds")
 
 
-class Array:
-    """What `numpy._reconstruct` makes: filled by `__setstate__`, then read as `values`."""
+@dataclass(frozen=True)
+class LongBytes:
+    """A byte string that was left where it is: `size` bytes from `offset` on."""
 
-    __slots__ = ("_budget", "values")
+    offset: int
+    size: int
+
+
+class Array:
+    """What `numpy._reconstruct` makes: filled by `__setstate__`, then read as `values`.
+
+    Where `load_outline` left the values in the pickle, `values` is missing and `left` tells their
+    offset, shape and type; else `left` is None.
+    """
+
+    __slots__ = ("_budget", "left", "values")
 
     def __init__(self, budget: _Budget):
         self._budget = budget
+        self.left: tuple[int, tuple[int, ...], np.dtype] | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, column_major, content = state
+        if isinstance(content, LongBytes) and isinstance(dtype, _Dtype):
+            self._leave(shape, dtype, column_major, content)
+            return
         if not isinstance(dtype, _Dtype) or not isinstance(content, dtype.content):
             raise ValueError("an array whose content is not of its type")
         if dtype.content is list:
@@ -59,6 +81,16 @@ class Array:
         else:
             values = np.frombuffer(content, dtype.type)
         self.values = values.reshape(shape, order="F" if column_major else "C")
+
+    def _leave(self, shape: Any, dtype: "_Dtype", column_major: Any, content: LongBytes) -> None:
+        if dtype.content is not bytes or column_major:
+            raise ValueError("a long array that is not of numbers in row order")
+        if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError("an array whose shape is none")
+        kind = np.dtype(dtype.type)
+        if math.prod(shape) * kind.itemsize != content.size:
+            raise ValueError(f"an array of shape {shape} in {content.size} bytes")
+        self.left = (content.offset, shape, kind)
 
 
 class _Dtype:
@@ -145,9 +177,13 @@ def known_names(size: int) -> dict[tuple[str, str], Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, content: bytes, encoding: str):
+    def __init__(self, content: bytes, encoding: str, size: int, left: list[LongBytes]):
         super().__init__(io.BytesIO(content), encoding=encoding)
-        self._names = known_names(len(content))
+        self._names = known_names(size)
+        self._left = left
+
+    def persistent_load(self, pid: Any) -> LongBytes:
+        return self._left[pid]
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._names:
@@ -176,4 +212,78 @@ def loads(content: bytes, encoding: str = "ASCII") -> Any:
       Exception: of almost any type on damaged or forged input; MemoryError and RecursionError too.
     """
     _check_opcodes(content)
-    return _Unpickler(content, encoding).load()
+    return _Unpickler(content, encoding, len(content), []).load()
+
+
+class _Cursor:
+    """What pickletools reads arguments from: no more than `longest` bytes at once."""
+
+    def __init__(self, content: bytes | mmap.mmap, longest: int):
+        self._content, self._longest, self.position = content, longest, 0
+
+    def read(self, size: int) -> bytes:
+        if size > self._longest:
+            raise ValueError(f"it holds a value of {size} bytes that is no byte string")
+        part = self._content[self.position : self.position + size]
+        self.position += len(part)
+        return part
+
+    def readline(self) -> bytes:
+        end = self._content.find(b"\n", self.position, self.position + 4096)
+        if end < 0:
+            raise ValueError("it has a line that does not end")
+        return self.read(end + 1 - self.position)
+
+
+def load_outline(
+    content: bytes | mmap.mmap, encoding: str = "ASCII", *, instructions: int, longest: int
+) -> Any:
+    """As `loads`, but byte strings of LONG bytes and more are left where they are.
+
+    They come as `LongBytes`, and arrays of them as `Array`s with `left`; of a mapped file they are
+    not even read.
+
+    Args:
+      instructions: the most that the pickle may have, which bounds the values that it makes.
+      longest: the most bytes of any other value.
+    """
+    cursor, outline, left = _Cursor(content, longest), bytearray(), []
+    for count in range(instructions):
+        start = cursor.position
+        code = cursor.read(1).decode("latin1")
+        opcode = pickletools.code2op.get(code)
+        if opcode is None or opcode.name not in ALLOWED_OPCODES:
+            raise pickle.UnpicklingError(
+                f"it holds the instruction {opcode.name}" if opcode else "it ends early"
+            )
+        long = _long_bytes(content, start + 1, _LENGTHS.get(opcode.name))
+        if long:
+            # Pickles refer to what is kept outside by BINPERSID, which files may not hold.
+            outline += b"J" + struct.pack("<i", len(left)) + b"Q"
+            left.append(long)
+            cursor.position = long.offset + long.size
+            continue
+        argument = opcode.arg.reader(cursor) if opcode.arg else None  # type: ignore[arg-type]
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise pickle.UnpicklingError(f"it numbers a value {argument}")
+        if opcode.name != "FRAME":  # It counts the bytes that were just left out.
+            outline += content[start : cursor.position]
+        if opcode.name == "STOP":
+            return _Unpickler(bytes(outline), encoding, len(content), left).load()
+    raise pickle.UnpicklingError(f"it has more than {instructions} instructions")
+
+
+def _long_bytes(
+    content: bytes | mmap.mmap, position: int, length_format: str | None
+) -> LongBytes | None:
+    if length_format is None:
+        return None
+    begin = position + struct.calcsize(length_format)
+    if begin > len(content):
+        raise pickle.UnpicklingError("it ends early")
+    (size,) = struct.unpack(length_format, content[position:begin])
+    if size < LONG:
+        return None
+    if begin + size > len(content):
+        raise pickle.UnpicklingError(f"it ends early, in a string of {size} bytes")
+    return LongBytes(begin, size)

@@ -1,6 +1,7 @@
 """The readers of generated images, of the pseudo-labelled TinyImages, and of the digits."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -76,6 +77,39 @@ def test_tiny_images_are_read_from_their_pickle(labels, protocol, tmp_path):
     assert labels.dtype == np.int32
 
 
+@pytest.mark.parametrize("count, start", [(3, 1), (20, 0), (20, 9), (20, 20), (5000, 4321)])
+def test_tiny_images_come_from_any_index(count, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_split, "BLOCK", 700)
+    content = tiny_images(count)
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(content, 4))
+    split = read_tiny(tmp_path / "t.pickle")
+    blocks = list(split.blocks(start))
+    assert split.count == count and sum(len(labels) for _, labels in blocks) == count - start
+    if blocks:
+        found = np.concatenate([images for images, _ in blocks])
+        np.testing.assert_array_equal(found, content["data"][start:])
+        labels = np.concatenate([labels for _, labels in blocks])
+        np.testing.assert_array_equal(labels, content["extrapolated_targets"][start:])
+
+
+def test_a_large_pickle_stays_in_its_file(tmp_path):
+    content = tiny_images(20_000)  # 61 MB.
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(content, 4))
+    tracemalloc.start()
+    split = read_tiny(tmp_path / "t.pickle")
+    assert sum(len(labels) for _, labels in split.blocks(0)) == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+
+
+def test_a_pickle_that_changes_while_it_is_read_is_told(tmp_path):
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(tiny_images(20), 4))
+    split = read_tiny(tmp_path / "t.pickle")
+    (tmp_path / "t.pickle").write_bytes(pickle.dumps(tiny_images(30), 4))
+    with pytest.raises(UserError, match="replaced while it was read"):
+        whole(split)
+
+
 def test_tiny_images_are_read_from_npz_files_too(tmp_path):
     arrays = write_generated(tmp_path / "a.npz")
     split = read_tiny(tmp_path / "a.npz")
@@ -87,7 +121,10 @@ def test_tiny_images_are_read_from_npz_files_too(tmp_path):
 @pytest.mark.parametrize(
     "changes, part",
     [
-        (dict(data=np.zeros((20, 3072), np.uint8)), "(20, 3072); (images, 32, 32, 3) is expected"),
+        (
+            dict(data=np.zeros((20, 3072), np.uint8)),
+            "(20, 3072); (n, 32, 32, 3) with n from 1 to 500000 is",
+        ),
         (dict(data=np.zeros((0, 32, 32, 3), np.uint8)), "(0, 32, 32, 3)"),
         (dict(data=np.zeros((20, 32, 32, 3))), "'f8'"),
         (dict(data=np.uint8(1)), "scalar"),
@@ -108,10 +145,10 @@ def test_pickles_of_other_arrays_are_refused(changes, part, tmp_path):
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_pickle_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+def test_a_pickle_of_too_many_images_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "t.pickle").write_bytes(pickle.dumps(tiny_images(30), 4))
     monkeypatch.setattr(formats, "TINY_IMAGES", 10)
-    with pytest.raises(UserError, match="bytes where 10 images take at most"):
+    with pytest.raises(UserError, match="with n from 1 to 10 is expected"):
         read_tiny(tmp_path / "t.pickle")
 
 

@@ -100,11 +100,51 @@ def test_many_copies_of_one_value_are_refused(kind):
         if copies == 1:
             assert len(restricted_pickle.loads(content)) == 2
         else:
-            assert "unpacks to more than it holds" in refusal(content)
+            with pytest.raises(ValueError, match="unpacks to more than it holds"):
+                restricted_pickle.loads(content)
+            refusal(content)
 
 
-def test_a_long_string_that_is_not_there_is_refused():
-    refusal(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc.")
+@pytest.mark.parametrize(
+    "string",
+    [
+        b"\x8e" + struct.pack("<Q", 2**40),  # Bytes,
+        b"\x8d" + struct.pack("<Q", 2**40),  # text,
+        b"X" + struct.pack("<I", 2**31),  # shorter text,
+        b"T" + struct.pack("<i", -5),  # a negative length,
+        b"T",  # none,
+        b"I" + b"1" * 10000,  # and a number without end.
+    ],
+)
+def test_a_long_string_that_is_not_there_is_refused(string):
+    refusal(b"\x80\x04" + string + b"abc.")
+
+
+def test_many_small_values_are_refused():
+    """One byte of the file makes a dict of 64."""
+    message = refusal(b"\x80\x04(" + b"}" * (1 << 20) + b"l.")
+    assert "more than 17384 instructions" in message
+
+
+@pytest.mark.parametrize("reference", [b"K\x00Q", b"P0\n"])
+def test_a_file_cannot_refer_to_what_was_left(reference):
+    content = b"\x80\x04}(C\x04dataB" + struct.pack("<I", 1 << 15) + bytes(1 << 15)
+    assert "instruction" in refusal(content + b"C\x06labels" + reference + b"u.")
+
+
+@pytest.mark.parametrize(
+    "shape", [b"J\xff\xff\xff\xff\x85", b"X\x01\x00\x00\x00a\x85", b"N", b"\x88\x85"]
+)
+def test_the_shape_of_a_long_array_is_checked(shape):
+    images = np.zeros((20, 32 * 32 * 3), np.uint8)
+    array = official.python2_array(images)
+    written = b"(" + b"J" + struct.pack("<i", 20) + b"J" + struct.pack("<i", 3072) + b"t"
+    assert written in array
+    batch = official.python2_batch("b", IMAGES, [1] * 20, array=array.replace(written, shape))
+    assert "shape" in refusal(batch)
+    wrong = array.replace(struct.pack("<i", 3072), struct.pack("<i", 3073))
+    batch = official.python2_batch("b", IMAGES, [1] * 20, array=wrong)
+    assert "an array of shape (20, 3073) in 61440 bytes" in refusal(batch)
 
 
 @pytest.mark.parametrize("dtype", [b"f4", b"c8", b"i8"])

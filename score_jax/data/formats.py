@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from score_jax.data.official_pickle import load_batch
+from score_jax.data.official_pickle import open_batch
 from score_jax.data.raw_split import (
     RawSplit,
     check_labels,
@@ -26,29 +26,16 @@ def read_tiny_images(
 ) -> dict[str, RawSplit]:
     """Carmon et al.'s pseudo-labelled TinyImages, from their pickle or as `read_generated`.
 
-    The pickle holds `data` uint8[n, h, w, c] and `extrapolated_targets`; it is read whole, which
-    takes about twice its size in memory.
+    The pickle holds `data` uint8[n, h, w, c] and `extrapolated_targets`; the images stay in it
+    until their blocks are asked for.
 
     Raises:
-      UserError: larger than half a million images, damaged, or other arrays than these.
+      UserError: more than half a million images, damaged, or other arrays than these.
     """
     if len(sources) != 1 or not first_bytes(local_path(sources[0])).startswith(b"\x80"):
         return read_generated(sources, image_shape, sizes)
     path = local_path(sources[0])
-    limit = TINY_IMAGES * (2 * int(np.prod(image_shape)) + 256)
-    if path.stat().st_size > limit:
-        raise UserError(
-            f"--source={path} holds {path.stat().st_size} bytes where {TINY_IMAGES} images take "
-            f"at most {limit}; give ti_500K_pseudo_labeled.pickle"
-        )
-    images, labels = load_batch(path.read_bytes(), f"--source={path}", "extrapolated_targets")
-    if images.shape[1:] != image_shape or not len(images):
-        raise UserError(
-            f"--source={path} holds images of shape {images.shape}; (images, "
-            f"{', '.join(map(str, image_shape))}) is expected"
-        )
-    labels = check_labels(labels, len(images), f"--source={path}")
-    return {"train": in_memory([(images, labels)])}
+    return {"train": open_batch(path, "extrapolated_targets", image_shape, TINY_IMAGES)}
 
 
 def read_digits(
