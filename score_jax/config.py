@@ -52,6 +52,9 @@ def default() -> ConfigDict:
                 # memory is short; the update is that of the whole batch.
                 microbatches=1,
                 prefetch=4,
+                # Where images lie: memory, memmap (files that the processes of a host share),
+                # records (the shards), device; auto: memory where they fit, else records.
+                storage="auto",
             ),
             # Devices that divide weights, optimizer and averages among them; 1: each has all.
             mesh=dict(fsdp=1),

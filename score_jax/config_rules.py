@@ -21,6 +21,7 @@ CHOICES = {
     "attack.zero_gradient": ("stay", "noise"),
     "data.generated_sampling": ("replacement", "permutation"),
     "data.mixing": ("batch", "pool"),
+    "data.storage": ("auto", "memory", "memmap", "records", "device"),
     "schedule.unit": ("epoch", "fractional_epoch", "step"),
     "loss_reduction": ("mean", "sum"),
     "label_smoothing_scope": ("all", "generated"),

@@ -39,3 +39,15 @@ def memory_room(read: Callable[[str], str] = read_file) -> tuple[int, int] | Non
             if limit.isdigit() and int(limit) < NO_LIMIT:
                 rooms.append((int(limit), int(limit) - int(used or 0)))
     return min(rooms, key=lambda room: room[1], default=None)
+
+
+def free_memory(read: Callable[[str], str] = read_file) -> int | None:
+    """Bytes that this process may still take: of the machine, and of its control group.
+
+    None where neither tells.
+    """
+    lines = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines() if ":" in line)
+    number = lines.get("MemAvailable", "").removesuffix("kB").strip()
+    machine = [int(number) * 1024] if number.isdigit() else []
+    room = memory_room(read)
+    return min([*machine, *([room[1]] if room else [])], default=None)

@@ -37,11 +37,13 @@ class Loop:
         checkpoints: checkpoint.Checkpoints,
         watchdog: Watchdog,
         keys: list[Key],
+        epochs: Callable[[int], dict[str, float]],
     ):
         self.step: int | None = None
         self._config, self._run, self._layout, self._place = config, run, layout, place
         self._checkpoints, self._watchdog = checkpoints, watchdog
         self._key, self._validation_key = keys
+        self._epochs = epochs
         self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
         self._timer = Timer(config.data.batch_size)
         self._pending: tuple[int, Any] | None = None
@@ -49,6 +51,7 @@ class Loop:
         self._timed_save_step: int | None = None
         self._next_look = 0
         self._has_validated = False
+        self._resident: Any = None
 
     def run(
         self,
@@ -74,6 +77,9 @@ class Loop:
         """
         self.step = self._saved_step = step = int(state.step)
         self._validation = validation
+        if self._config.data.storage == "device":
+            with self._phase("input"):
+                self._resident = pipeline.place_resident(self._config, self._layout)
         batches = Waiting(self._batches(step))
         try:
             # Until the first step nothing would be lost: a signal ends the process as usual.
@@ -164,16 +170,21 @@ class Loop:
         )
 
     def _batches(self, step: int) -> Iterator[Any]:
-        yield from pipeline.train_batches(self._config, step, self._run.num_train_steps - step)
+        """Placed by the thread that reads them: they are on the devices before their step."""
+        count = self._run.num_train_steps - step
+        with contextlib.closing(pipeline.train_batches(self._config, step, count)) as batches:
+            for local in batches:
+                yield self._layout.put_batch(local)
 
     def _next(self, batches: Waiting, is_stopped: Callable[[], bool]) -> Any:
         """The next batch on the devices; None where there is none, or a stop came before it."""
         with self._phase("input"):
             try:
-                local = batches.take(is_stopped)
+                batch = batches.take(is_stopped)
             except (Stopped, StopIteration):
                 return None
-        return self._layout.put_batch(local)
+        # Not by that thread: all processes start their programs in the same order.
+        return self._resident.batch(batch) if self._resident else batch
 
     def _save(
         self, state: TrainState, step: int, best: checkpoint.Best, is_validated: bool
@@ -236,7 +247,7 @@ class Loop:
         values = metrics.compute(sums)
         values["train/learning_rate"] = float(self._run.rates.learning_rate(step - 1))
         values["train/momentum"] = float(self._run.rates.momentum(step - 1))
-        values |= self._timer.interval(step)
+        values |= self._epochs(step) | self._timer.interval(step)
         epoch = step / self._run.steps_per_epoch
         self._writer.write(step, epoch, values)
         self._writer.progress(step, epoch, values)

@@ -24,8 +24,8 @@ from score_jax.workdir_versions import git_state, library_versions
 
 # A run goes on under other values of these: they change where and how it runs, not its numbers.
 MAY_CHANGE = (
-    "data.dir", "data.prefetch", "data.microbatches", "log.", "checkpoint.", "model.remat", "mesh.",
-    "watchdog.",
+    "data.dir", "data.prefetch", "data.storage", "data.microbatches", "log.", "checkpoint.",
+    "model.remat", "mesh.", "watchdog.",
 )  # fmt: skip
 # How long a shared file system may take to show one host what another wrote (NFS: up to a minute).
 SHARED_SECONDS = 90.0

@@ -1,7 +1,7 @@
 """Batches for the training loop: chosen by `sampling`, gathered ahead of the step by Grain."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from score_jax.config_rules_data import generated_sets
-from score_jax.data import mixing, relabelling, sources
+from score_jax.data import mixing, relabelling, resident, sources
 from score_jax.data.sampling import BatchSampler
 from score_jax.data.sources import DATASETS, Source
+from score_jax.mesh import Layout
 from score_jax.types import UserError, lookup
 
 MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads only wait.
@@ -32,6 +33,12 @@ class TrainingData:
     def names(self) -> tuple[str, ...]:
         """Of the sources."""
         return tuple(source.name for source in self.sources)
+
+    def rows_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Where the images of batch `step` lie among those of all sources, for `Resident`."""
+        selection = self.sampler.batch(step)
+        found = resident.rows(self.sources, selection.indices[part], selection.source[part])
+        return {"rows": found, "generated": selection.source[part] > 0}
 
     def batch_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """Batch `step`, or a part of its positions, as `train_batches` gives it."""
@@ -72,7 +79,9 @@ def open_training_data(config: Any) -> TrainingData:
                 f"data.generated={name} holds no generated images for "
                 f"data.name={data.name}; known: {', '.join(known) or 'none'}"
             )
-    held = tuple(sources.train_split(name, data.dir) for name in names)
+    held = tuple(sources.train_source(name, data.dir, data.storage) for name in names)
+    if data.storage == "device":
+        resident.check_size(held, spec.image_shape)
     sampler = mixing.create_sampler(
         config, train_size, [len(source) for source in held], lambda: held[0].labels
     )
@@ -103,7 +112,8 @@ def train_batches(
 
     Returns:
       dicts of NumPy arrays: images uint8[b, h, w, c], labels int32[b], generated bool[b]. With
-      CutMix, b counts the loaded images, of which the step makes `data.cutmix` versions.
+      CutMix, b counts the loaded images, of which the step makes `data.cutmix` versions. With
+      `data.storage=device`: rows int32[b] and generated bool[b], see `Resident`.
 
     Raises:
       UserError: the batch does not divide by the processes, and those of `open_training_data`.
@@ -119,18 +129,20 @@ def train_batches(
         )
     share = loaded // count
     part = slice(index * share, (index + 1) * share)
+    read = data.rows_at if config.data.storage == "device" else data.batch_at
     # Errors of the arguments come from this call, not from the first batch.
-    return _run_ahead(data, part, start_step, num_steps, config.data.prefetch)
+    read = functools.partial(read, part=part)
+    return _run_ahead(read, start_step, num_steps, config.data.prefetch)
 
 
 def _run_ahead(
-    data: TrainingData, part: slice, start_step: int, num_steps: int, prefetch: int
+    read: Callable[[int], dict[str, np.ndarray]], start_step: int, num_steps: int, prefetch: int
 ) -> Iterator[dict[str, np.ndarray]]:
     if num_steps < 1:
         return
     steps = grain.MapDataset.range(start_step, start_step + num_steps)
     batches = iter(
-        steps.map(functools.partial(data.batch_at, part=part)).to_iter_dataset(
+        steps.map(read).to_iter_dataset(
             grain.ReadOptions(
                 num_threads=min(max(prefetch, 0), MAX_THREADS),
                 prefetch_buffer_size=max(prefetch, 0),
@@ -143,6 +155,11 @@ def _run_ahead(
         batches.close()
 
 
+def place_resident(config: Any, layout: Layout) -> resident.Resident:
+    """The sets of a config on the devices, for `data.storage=device`."""
+    return resident.Resident(open_training_data(config).sources, layout)
+
+
 def validation_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
     """The first `validation_size` training images, which are never trained on.
 
@@ -150,10 +167,10 @@ def validation_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
       images uint8[n, h, w, c], labels int32[n].
     """
     data = config.data
-    labelled = sources.train_split(data.name, data.dir)
+    labelled = sources.train_source(data.name, data.dir, data.storage)
     if not 0 <= data.validation_size < len(labelled):
         raise UserError(
             f"data.validation_size={data.validation_size} leaves no image to train on; "
             f"the training split has {len(labelled)}"
         )
-    return labelled.images[: data.validation_size], labelled.labels[: data.validation_size]
+    return labelled.take(np.arange(data.validation_size))

@@ -1,6 +1,7 @@
-"""Where the prepared folders of datasets lie, and their splits in memory."""
+"""Where the prepared folders of datasets lie, and their splits, in memory or read when asked."""
 
 import functools
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -9,9 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
-from score_jax.data import builders
+from score_jax import control_groups
+from score_jax.data import builders, memory_maps, records
 from score_jax.data.datasets import DATASETS
 from score_jax.types import UserError, lookup
+
+LOGGER = logging.getLogger("score_jax")
 
 
 class Source(Protocol):
@@ -38,7 +42,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """A split in memory, read-only: images uint8[n, h, w, c], labels int32[n].
+    """A split in memory, or mapped into it, read-only: images uint8[n, h, w, c], labels int32[n].
 
     fingerprint: sha256 of the content, the same whichever way it was prepared; path: the
     folder it was read from.
@@ -95,29 +99,89 @@ def read_split(name: str, split: str, data_dir: str = "") -> Images:
     Raises:
       UserError: unknown dataset, not prepared, damaged, or of another size than the table's.
     """
+    return _open(name, split, _folder(name, data_dir), "memory")
+
+
+def train_source(name: str, data_dir: str = "", storage: str = "auto") -> Source:
+    """The training images, where and as `config.data.storage` says.
+
+    Index i is official training index i in every form, and the bytes are the same.
+
+    Args:
+      storage: 'memory', read whole; 'memmap', decoded once into files that all processes of a host
+        share; 'records', read from the shards when they are asked for; 'device', as 'memory', for
+        `resident`; 'auto': 'memory' where the set takes less than a quarter of what is free,
+        else 'records', or 'memmap' for a folder that TFDS itself prepared.
+
+    Raises:
+      UserError: as `read_split`, and what a form cannot do.
+    """
+    return _open(name, "train", _folder(name, data_dir), storage)
+
+
+def _folder(name: str, data_dir: str) -> Path:
     folder = find(name, data_dir)
     if folder is None:
         raise UserError(
             f"dataset {name!r} is not prepared in {data_folder(data_dir)}; run: "
             f"{prepare_command(name)}, or give the folder with --config.data.dir=DIR"
         )
-    return _read(name, split, folder)
+    return folder
 
 
-@functools.lru_cache(maxsize=4)
-def _read(name: str, split: str, folder: Path) -> Images:
-    spec = DATASETS[name]
-    images, labels, fingerprint = builders.read(folder, split, spec.image_shape)
-    expected = spec.split_sizes.get(split)
-    if expected is not None and len(labels) != expected:
+@functools.lru_cache(maxsize=8)
+def _open(name: str, split: str, folder: Path, storage: str) -> Source:
+    image_shape = DATASETS[name].image_shape
+    if storage == "auto":
+        # Asked once: a later answer would find less free memory, and hold the set twice.
+        return _open(name, split, folder, _fitting(name, split, folder, image_shape))
+    if storage == "records":
+        source = records.Records(name, split, folder, image_shape)
+        _check_size(name, split, folder, len(source))
+        return source
+
+    def read_whole() -> tuple[np.ndarray, np.ndarray, str]:
+        return builders.read(folder, split, image_shape)
+
+    if storage == "memmap":
+        whole = memory_maps.open_split(folder, split, image_shape, read_whole)
+    else:
+        whole = read_whole()
+    return _checked(name, split, folder, *whole)
+
+
+def _fitting(name: str, split: str, folder: Path, image_shape: tuple[int, int, int]) -> str:
+    """The form of storage for a set of its size on this machine."""
+    count = sum(records.files(folder, split)[1])
+    size, free = count * (int(np.prod(image_shape)) + 4), control_groups.free_memory()
+    if free is None or size < free / 4:
+        return "memory"
+    storage = "records" if records.is_readable(folder) else "memmap"
+    LOGGER.info(
+        "%s takes %d MiB, a quarter of the free memory or more: it is read as data.storage=%s",
+        name, size >> 20, storage,
+    )  # fmt: skip
+    return storage
+
+
+def _check_size(name: str, split: str, folder: Path, count: int) -> None:
+    expected = DATASETS[name].split_sizes.get(split)
+    if expected is not None and count != expected:
         raise UserError(
-            f"{folder} holds {len(labels)} images in split {split!r} where {name} has {expected}; "
+            f"{folder} holds {count} images in split {split!r} where {name} has {expected}; "
             "move it away and prepare it again"
         )
-    if len(labels) and not (0 <= labels.min() and labels.max() < spec.num_classes):
+
+
+def _checked(
+    name: str, split: str, folder: Path, images: np.ndarray, labels: np.ndarray, fingerprint: str
+) -> Images:
+    _check_size(name, split, folder, len(labels))
+    num_classes = DATASETS[name].num_classes
+    if len(labels) and not (0 <= labels.min() and labels.max() < num_classes):
         raise UserError(
             f"{folder} has labels from {labels.min()} to {labels.max()} where {name} has "
-            f"0 to {spec.num_classes - 1}; move it away and prepare it again"
+            f"0 to {num_classes - 1}; move it away and prepare it again"
         )
     images.setflags(write=False)
     labels.setflags(write=False)

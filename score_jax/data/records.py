@@ -1,0 +1,241 @@
+"""Images read one by one from the shards of a prepared dataset, of any size.
+
+A record is found by its place in its shard: `seek` and `read` take about 10 microseconds where the
+file is in the page cache, a call of ArrayRecord's `read([index])` some 500. Nothing is held but the
+shards' indices (9 bytes an image) and a small buffer for each open file.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import queue
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
+
+from score_jax.data import shards
+from score_jax.types import UserError
+
+BUFFER = 4096  # Bytes read ahead in a file; more would be read for nothing.
+READERS = 4  # At once, of a dataset: as many threads gather batches.
+BLOCK = 2048  # Records read at once, from first to last.
+OTHER_FILES = 256  # Open beside the shards: logs, programs, libraries.
+
+
+class Records:
+    """A split whose images stay in their shards; a `Source`."""
+
+    def __init__(self, name: str, split: str, folder: Path, image_shape: tuple[int, int, int]):
+        """Opens the split; shards are opened when an image of theirs is first asked for.
+
+        Raises:
+          UserError: not a folder that `data prepare` wrote, no such split, or too many shards.
+        """
+        self.name, self.split, self.path = name, split, str(folder)
+        self._image_shape = image_shape
+        self.fingerprint, self._files, lengths = _facts(folder, split)
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+        copies = -(-READERS // len(self._files))
+        _allow_open_files(len(self._files) * copies)
+        # Readers at rest, or None for one that is not open yet. The last used comes first.
+        self._resting: list[queue.LifoQueue] = []
+        for _ in self._files:
+            self._resting.append(queue.LifoQueue())
+            for _ in range(copies):
+                self._resting[-1].put(None)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """All labels, int32[n]; reads every record once."""
+        return np.concatenate([labels for _, labels in self.blocks()])
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All images and labels in order, some at a time."""
+        for start in range(0, len(self), BLOCK):
+            yield self.take(np.arange(start, min(start + BLOCK, len(self))))
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8[k, h, w, c] and labels int32[k]; from any thread.
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        order = np.argsort(indices, kind="stable")  # Along each file rather than to and fro.
+        found = np.asarray(indices)[order]
+        if len(found) and not (0 <= found[0] and found[-1] < len(self)):
+            raise IndexError(f"indices {found[0]} to {found[-1]} of {len(self)} images")
+        which = np.searchsorted(self._ends, found, side="right")
+        firsts = np.flatnonzero(np.diff(which, prepend=-1))
+        records: list[bytes] = [b""] * len(found)
+        for first, last in itertools.pairwise([*firsts.tolist(), len(found)]):
+            shard = int(which[first])
+            places = found[first:last] - self._starts[shard]
+            read = self._read(shard, places.tolist())
+            for place, record in zip(order[first:last].tolist(), read, strict=True):
+                records[place] = record
+        with self._told(Path(self.path)):
+            return decode(records, self._image_shape)
+
+    def _read(self, shard: int, places: Sequence[int]) -> list[bytes]:
+        records = []
+        with self._told(self._files[shard]), self._reader(shard) as reader:
+            for place in places:
+                reader.seek(place)
+                records.append(reader.read())
+        return records
+
+    @contextlib.contextmanager
+    def _reader(self, shard: int) -> Iterator[Any]:
+        """A reader of a shard that no other thread uses: it remembers its place."""
+        resting = self._resting[shard]
+        reader = resting.get()
+        try:
+            if reader is None:
+                reader = array_record_module.ArrayRecordReader(
+                    str(self._files[shard]), shards.READ_OPTIONS, file_reader_buffer_size=BUFFER
+                )
+                expected = int(self._ends[shard] - self._starts[shard])
+                if reader.num_records() != expected:
+                    raise ValueError(f"{reader.num_records()} records, {expected} were written")
+            yield reader
+        finally:
+            resting.put(reader)
+
+    @contextlib.contextmanager
+    def _told(self, file: Path) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, ValueError, IndexError) as error:  # ArrayRecord tells in words.
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{file} is damaged ({reason}); move {self.path} away and prepare it again"
+            ) from None
+
+
+def decode(
+    records: Sequence[bytes], image_shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8[k, h, w, c] and labels int32[k] of serialized tf.train.Examples.
+
+    Those of the layout that `shards` writes are cut out at their known places, after a comparison
+    of all other bytes; the rest are parsed as protobuf.
+
+    Raises:
+      ValueError: a record is no image of that shape with a label.
+    """
+    pixels = int(np.prod(image_shape))
+    images = np.empty((len(records), pixels), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    lengths = np.fromiter(map(len, records), np.int64, len(records))
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        alike = records if len(rows) == len(records) else [records[row] for row in rows]
+        block = np.frombuffer(b"".join(alike), np.uint8).reshape(len(rows), length)
+        for row in rows[~_decode_alike(block, rows, images, labels)]:
+            images[row], labels[row] = _parse(records[row], pixels)
+    return images.reshape(len(records), *image_shape), labels
+
+
+def _decode_alike(
+    block: np.ndarray, rows: np.ndarray, images: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Decodes records of one length into `rows`; gives which of them have the known layout."""
+    pixels = images.shape[1]
+    for width in range(1, 5):  # Bytes of the label.
+        head, tail = shards.frame(pixels, 1 << 7 * (width - 1))
+        end = block.shape[1] - width
+        if len(head) + pixels + len(tail) != block.shape[1]:
+            continue
+        coded = block[:, end:].astype(np.int32)
+        is_known = (block[:, : len(head)] == np.frombuffer(head, np.uint8)).all(1)
+        frame = np.frombuffer(tail[:-width], np.uint8)
+        is_known &= (block[:, len(head) + pixels : end] == frame).all(1)
+        is_known &= (coded[:, :-1] > 127).all(1) & (coded[:, -1] < 128)
+        images[rows] = block[:, len(head) : len(head) + pixels]
+        labels[rows] = ((coded & 127) << 7 * np.arange(width, dtype=np.int32)).sum(1)
+        return is_known
+    return np.zeros(len(block), bool)
+
+
+def _parse(record: bytes, pixels: int) -> tuple[np.ndarray, int]:
+    try:
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        (image,), (label,) = feature["image"].bytes_list.value, feature["label"].int64_list.value
+    except Exception as error:  # Protobuf has error types of its own.
+        raise ValueError(f"a record is no image with a label: {error}") from None
+    if len(image) != pixels or not 0 <= label < 1 << 30:
+        raise ValueError(f"an image has {len(image)} bytes, label {label}; {pixels} are expected")
+    return np.frombuffer(image, np.uint8), label
+
+
+def is_readable(folder: Path) -> bool:
+    """Whether a folder is one of ours, whose records hold plain pixels in the official order."""
+    return _fingerprints(folder) is not None
+
+
+def _fingerprints(folder: Path) -> dict[str, str] | None:
+    try:
+        return dict(json.loads((folder / "metadata.json").read_text())["fingerprints"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def files(folder: Path, split: str) -> tuple[list[Path], list[int]]:
+    """The shards of a split and how many images each holds.
+
+    Raises:
+      UserError: not a TFDS folder of array_record, or no such split.
+    """
+    try:
+        info = tfds.builder_from_directory(str(folder)).info
+        known = list(info.splits)
+        paths = [Path(path) for path in info.splits[split].filepaths] if split in known else []
+        lengths = list(info.splits[split].shard_lengths) if split in known else []
+    except Exception as error:  # JSON, protobuf and TFDS each have error types of their own.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder} is not a whole TFDS folder ({reason}); move it away and prepare it again"
+        ) from None
+    if not paths:
+        raise UserError(f"{folder} has no split {split!r}; it has: {', '.join(known)}")
+    return paths, lengths
+
+
+def _facts(folder: Path, split: str) -> tuple[str, list[Path], list[int]]:
+    paths, lengths = files(folder, split)
+    fingerprints = _fingerprints(folder)
+    if fingerprints is None or split not in fingerprints:
+        raise UserError(
+            f"{folder} was not written by `score-jax data prepare`, so that its records are no "
+            "plain images in order; set config.data.storage=memory or memmap"
+        )
+    return fingerprints[split], paths, lengths
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files where the shards need more.
+
+    Raises:
+      UserError: the system does not allow as many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise UserError(
+            f"{count} shards are more files than this process may open (ulimit -n {hard}); raise "
+            "the limit, or set config.data.storage=memmap"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
