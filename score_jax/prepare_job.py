@@ -20,10 +20,14 @@ class Action:
     flags: tuple[str, ...] = ()
 
 
+PREPARE = ("source", "extends", "size", "mirror", "workers")
+
+
 def _prepare(call: Call, name: str) -> str:
     from score_jax import prepare
 
-    return prepare.prepare(name, sources=tuple(call.source), data_dir=call.data_dir)
+    options = {flag: getattr(call, flag) for flag in PREPARE[1:]}
+    return prepare.prepare(name, sources=tuple(call.source), data_dir=call.data_dir, **options)
 
 
 def _list(call: Call) -> str:
@@ -39,7 +43,7 @@ def _info(call: Call, name: str) -> str:
 
 
 ACTIONS = {
-    "prepare": Action(_prepare, ("NAME",), ("source",)),
+    "prepare": Action(_prepare, ("NAME",), PREPARE),
     "list": Action(_list),
     "info": Action(_info, ("NAME",)),
 }
@@ -68,7 +72,7 @@ def data(call: Call) -> Any:
 DATA = Job(
     "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",
     "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
-    ("source", "data_dir"),
+    ("data_dir", *PREPARE),
     data,
     takes_words=True,
 )
