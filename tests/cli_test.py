@@ -187,12 +187,12 @@ def test_export_and_report_get_their_flags(job):
 
 
 def test_data_gets_its_flags(job, capsys):
-    words = ["prepare", "mine", "--source=a", "--source=b", "--extends=mnist", "--workers=3"]
-    words += ["--size=64", "--mirror=http://m"]
+    flags = ["prepare", "mine", "--source=a", "--source=b", "--extends=mnist", "--workers=3"]
+    flags += ["--size=64", "--mirror=http://m"]
     options = dict(extends="mnist", workers=3, size=64, mirror="http://m")
     prepared = (("mine",), dict(sources=("a", "b"), data_dir="d", **options))
     for module, action, words, expected in (
-        ("prepare", "prepare", words, prepared),
+        ("prepare", "prepare", flags, prepared),
         ("dataset_info", "list_datasets", ["list"], (("d",), {})),
         ("dataset_info", "info", ["info", "mnist"], (("mnist", "d"), {})),
     ):
