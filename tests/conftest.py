@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["SCORE_JAX_OFFLINE"] = "1"  # No test needs a network, or waits for one.
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -5,6 +5,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -250,3 +251,40 @@ def test_an_oversized_member_is_refused_before_it_is_read(data, tmp_path):
     assert "expected size" in refusal(path)
     folder = official.write_folder(tmp_path / "folder", files)
     assert "at most 30730 are" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, b"S"])
+def test_what_is_no_plain_file_in_a_tar_is_refused(kind, tmp_path):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        entry = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
+        entry.type, entry.linkname = kind, "/etc/hostname"
+        tar.addfile(entry)
+    (tmp_path / "a.tar").write_bytes(raw.getvalue())
+    assert "not a plain file" in refusal(tmp_path / "a.tar")
+
+
+def test_a_file_that_is_twice_in_a_tar_is_refused(data, tmp_path):
+    files = official.binary_files(data)
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name in (*files, "data_batch_1.bin"):
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            entry.size = len(files[name])
+            tar.addfile(entry, io.BytesIO(files[name]))
+    (tmp_path / "a.tar").write_bytes(raw.getvalue())
+    assert "holds cifar-10-batches-bin/data_batch_1.bin twice" in refusal(tmp_path / "a.tar")
+
+
+def test_a_header_of_a_tar_that_asks_for_memory_is_refused(tmp_path):
+    """A PAX header of a gigabyte packs into one megabyte."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = tarfile.XHDTYPE, 1 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb", 1) as packed:
+        packed.write(entry.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(64):
+            packed.write(bytes(1 << 20))
+    tracemalloc.start()
+    assert "unpacks to more" in refusal(tmp_path / "a.tar.gz")
+    assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    tracemalloc.stop()

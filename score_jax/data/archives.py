@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from score_jax.data.raw_split import READ_ERRORS
+from score_jax.data.raw_split import READ_ERRORS, damaged
 from score_jax.types import UserError
+
+SPARE = 4 << 20  # Bytes for headers, padding, and files such as a readme.
 
 
 class _Bounded:
@@ -27,6 +29,8 @@ class _Bounded:
 def tar_contents(path: Path, names: Mapping[str, int]) -> dict[str, bytes]:
     """The expected members of a tar file, by name; whatever else it holds is passed over.
 
+    Nothing is written, so that a member's path, link or mode is of no account.
+
     Args:
       names: 'folder/file' to the largest size that it may have, in bytes.
 
@@ -34,26 +38,29 @@ def tar_contents(path: Path, names: Mapping[str, int]) -> dict[str, bytes]:
       UserError: damaged, cut short, or larger than what is expected.
     """
     contents: dict[str, bytes] = {}
-    limit = 4 * sum(names.values()) + (64 << 20)
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream = _Bounded(gzip.open(raw) if zipped else raw, limit)
+        stream = _Bounded(gzip.open(raw) if zipped else raw, sum(names.values()) + SPARE)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     name = member.name.removeprefix("./")
                     if name not in names:
                         continue
-                    if not member.isreg() or member.size > names[name]:
+                    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                    if not plain or member.size > names[name]:
                         raise ValueError(f"{name} is not a plain file of the expected size")
-                    contents[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    if name in contents:
+                        raise ValueError(f"it holds {name} twice")
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    if len(content) != member.size:
+                        raise EOFError(f"{name} ends early")
+                    contents[name] = content
             while stream.read():  # To the end, where gzip's checksum is compared.
                 pass
         except READ_ERRORS as error:
-            raise UserError(
-                f"--source={path} is damaged or cut short ({error}); download it again"
-            ) from None
+            raise damaged(path, error) from None
     return contents
 
 
@@ -77,5 +84,8 @@ def folder_contents(path: Path, names: Mapping[str, int]) -> dict[str, bytes]:
                     f"{place} holds {place.stat().st_size} bytes where at most {limit} are "
                     "expected; unpack the official archive again"
                 )
-            contents.setdefault(name, place.read_bytes())
+            try:
+                contents.setdefault(name, place.read_bytes())
+            except OSError as error:
+                raise UserError(f"--source={place} cannot be read: {error.strerror}") from None
     return contents
