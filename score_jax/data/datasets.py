@@ -1,7 +1,7 @@
 """Which datasets there are, and what is known about each before it is read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from score_jax.data import wnids
@@ -183,33 +183,11 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def completed(
-    spec: DatasetSpec,
-    sizes: Mapping[str, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> DatasetSpec:
-    """The entry with what is known once the images are: how many, and of the training split,
-    mean and deviation, which stand for those that no paper tells (`spec.mean` is empty).
-    """
-    return replace(spec, split_sizes=dict(sizes), mean=spec.mean or mean, std=spec.std or std)
-
-
-def to_facts(spec: DatasetSpec) -> dict[str, Any]:
-    """What `from_facts` reads, for JSON: all that a prepared folder tells about its dataset.
-
-    It is `completed` before: `to_facts(completed(spec, sizes, mean, std))` is the entry `spec` of
-    a folder's metadata.json.
-    """
-    facts = asdict(spec)
-    return {field: facts[field] for field in _FACTS}
-
-
 def from_facts(facts: Any, where: str) -> DatasetSpec:
     """The entry of a dataset that its prepared folder tells about.
 
     Args:
-      facts: of `to_facts`, with numbers for the split sizes, mean and deviation.
+      facts: the fields of a `DatasetSpec`, with numbers for the split sizes.
       where: the file that holds them, for errors.
 
     Raises:
@@ -235,9 +213,6 @@ def from_facts(facts: Any, where: str) -> DatasetSpec:
             f"{where} does not tell what its dataset is ({error}); prepare it again"
         ) from None
     return spec
-
-
-_FACTS = ("num_classes", "image_shape", "mean", "std", "split_sizes", "class_names", "extends")
 
 
 def _three(sizes: list[int]) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from score_jax import control_groups
 from score_jax.data import builders, memory_maps, records
-from score_jax.data.datasets import DATASETS
+from score_jax.data.datasets import DATASETS, DatasetSpec, from_facts
 from score_jax.types import UserError, lookup
 
 LOGGER = logging.getLogger("score_jax")
@@ -74,13 +74,53 @@ def data_folder(data_dir: str = "") -> Path:
 
 
 def find(name: str, data_dir: str = "") -> Path | None:
-    """The prepared folder of a dataset: ours, else TFDS's own; None where there is neither."""
-    spec = lookup(DATASETS, "dataset", name)
+    """The prepared folder of a dataset: ours, else TFDS's own; None where there is neither.
+
+    Raises:
+      UserError: neither the table nor a prepared folder knows the name.
+    """
+    entry = DATASETS.get(name)
     root = data_folder(data_dir)
+    if entry is None:
+        own = user_sets(data_dir)
+        lookup(dict.fromkeys([*DATASETS, *own]), "dataset", name)
     folders = [root / builders.relative_path(name)]
-    if spec.official_folder:
-        folders += sorted(root.glob(spec.official_folder), key=_version, reverse=True)
+    if entry is not None and entry.official_folder:
+        folders += sorted(root.glob(entry.official_folder), key=_version, reverse=True)
     return next((path for path in folders if (path / "dataset_info.json").is_file()), None)
+
+
+def user_sets(data_dir: str = "") -> list[str]:
+    """The names of the prepared datasets that the user named: those without a table entry."""
+    pattern = builders.relative_path("*") / "dataset_info.json"
+    prefix = len(builders.relative_path("").parts[0])
+    names = [path.parts[-3][prefix:] for path in data_folder(data_dir).glob(str(pattern))]
+    return sorted(set(names) - set(DATASETS))
+
+
+def spec(name: str, data_dir: str = "") -> DatasetSpec:
+    """What is known about a dataset: its table entry, else what its prepared folder tells.
+
+    Of a dataset of `any_size` the folder tells size and number of images, once there is one.
+
+    Raises:
+      UserError: neither the table nor a prepared folder knows the name.
+    """
+    entry = DATASETS.get(name)
+    if entry is not None and not entry.any_size:
+        return entry
+    return _spec(name, find(name, data_dir))
+
+
+def _spec(name: str, folder: Path | None) -> DatasetSpec:
+    entry = DATASETS.get(name)
+    if entry is not None and not (entry.any_size and folder):
+        return entry
+    assert folder is not None  # `find` refuses a name that has neither.
+    told = from_facts(builders.facts(folder).get("spec"), str(folder / "metadata.json"))
+    if entry is None:
+        return told
+    return replace(entry, image_shape=told.image_shape, split_sizes=told.split_sizes)
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -89,7 +129,8 @@ def _version(path: Path) -> tuple[int, ...]:
 
 def prepare_command(name: str) -> str:
     """The command that prepares a dataset."""
-    source = DATASETS[name].example_source
+    entry = DATASETS.get(name)
+    source = entry.example_source if entry else "FILE"
     return f"score-jax data prepare {name}" + (f" --source={source}" if source else "")
 
 
@@ -131,7 +172,7 @@ def _folder(name: str, data_dir: str) -> Path:
 
 @functools.lru_cache(maxsize=8)
 def _open(name: str, split: str, folder: Path, storage: str) -> Source:
-    image_shape = DATASETS[name].image_shape
+    image_shape = _spec(name, folder).image_shape
     if storage == "auto":
         # Asked once: a later answer would find less free memory, and hold the set twice.
         return _open(name, split, folder, _fitting(name, split, folder, image_shape))
@@ -165,7 +206,7 @@ def _fitting(name: str, split: str, folder: Path, image_shape: tuple[int, int, i
 
 
 def _check_size(name: str, split: str, folder: Path, count: int) -> None:
-    expected = DATASETS[name].split_sizes.get(split)
+    expected = _spec(name, folder).split_sizes.get(split)
     if expected is not None and count != expected:
         raise UserError(
             f"{folder} holds {count} images in split {split!r} where {name} has {expected}; "
@@ -177,7 +218,7 @@ def _checked(
     name: str, split: str, folder: Path, images: np.ndarray, labels: np.ndarray, fingerprint: str
 ) -> Images:
     _check_size(name, split, folder, len(labels))
-    num_classes = DATASETS[name].num_classes
+    num_classes = _spec(name, folder).num_classes
     if len(labels) and not (0 <= labels.min() and labels.max() < num_classes):
         raise UserError(
             f"{folder} has labels from {labels.min()} to {labels.max()} where {name} has "
