@@ -1,0 +1,111 @@
+"""Mapped files: made once, never half, and again for another dataset."""
+
+import json
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from score_jax.data import memory_maps
+from score_jax.types import UserError
+from tests import tiny_sets
+from tests.tiny_sets import SHAPE
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    tiny_sets.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def own(prepared, monkeypatch, tmp_path):
+    """The labelled set's folder, this test's own."""
+    tiny_sets.add_sets(monkeypatch)
+    return tiny_sets.copy(prepared, tmp_path)
+
+
+def maps(folder):
+    return sorted(path.name for path in (folder / memory_maps.FOLDER).glob("train*"))
+
+
+def test_mapped_files_are_made_once_and_again_for_another_dataset(own, monkeypatch):
+    images, labels, fingerprint = memory_maps.open_split(own, "train", SHAPE, None)
+    assert maps(own) == ["train.images.npy", "train.json", "train.labels.npy"]
+    assert fingerprint == json.loads((own / "metadata.json").read_text())["fingerprints"]["train"]
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_maps, "_make", None)
+        again, *_ = memory_maps.open_split(own, "train", SHAPE, None)
+        np.testing.assert_array_equal(again, images)
+
+    for path in own.iterdir():
+        if path.is_file():
+            path.unlink()
+    other = tiny_sets.write(own.parents[1] / "other", "tiny", 600, 3)
+    for path in (own.parents[1] / "other/score_jax_tiny/1.0.0").iterdir():
+        shutil.copy(path, own)
+    for one, two in zip(memory_maps.open_split(own, "train", SHAPE, None), other, strict=False):
+        np.testing.assert_array_equal(one, two)
+    # What was mapped before is still there for those who have it.
+    assert not np.array_equal(images, other[0])
+
+
+def test_mapped_files_cut_short_are_made_again(own):
+    images, _, _ = memory_maps.open_split(own, "train", SHAPE, None)
+    expected = images.copy()
+    place = own / memory_maps.FOLDER
+    os.truncate(place / "train.labels.npy", 500)
+    found, labels, _ = memory_maps.open_split(own, "train", SHAPE, None)
+    np.testing.assert_array_equal(found, expected)
+    assert len(labels) == 600
+    # As a process leaves them that was killed between the files.
+    (place / "train.json").unlink()
+    (place / "train.images.tmp").write_bytes(b"half")
+    found, _, _ = memory_maps.open_split(own, "train", SHAPE, None)
+    np.testing.assert_array_equal(found, expected)
+    assert len(maps(own)) == 3
+
+
+def test_processes_that_come_at_once_decode_once(own, monkeypatch):
+    made, original, found = [], memory_maps._make, []
+
+    def counting(*arguments):
+        made.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(memory_maps, "_make", counting)
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(memory_maps.open_split(own, "train", SHAPE, None))
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(found) == 4
+    assert all(np.array_equal(found[0][0], images) for images, _, _ in found)
+
+
+def test_no_room_for_mapped_files_is_told_and_nothing_left(own, monkeypatch):
+    full = shutil.disk_usage(own)._replace(free=100)
+    monkeypatch.setattr(memory_maps.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(UserError, match="free some space, or set config.data.storage=records"):
+        memory_maps.open_split(own, "train", SHAPE, None)
+    assert not maps(own)
+
+
+def test_mapped_files_of_a_folder_that_cannot_be_written_are_used(own, monkeypatch):
+    def refuse(*arguments, **fields):
+        raise PermissionError(13, "Permission denied")
+
+    expected = memory_maps.open_split(own, "train", SHAPE, None)[0].copy()
+    monkeypatch.setattr(memory_maps, "_locked", refuse)
+    np.testing.assert_array_equal(memory_maps.open_split(own, "train", SHAPE, None)[0], expected)
+    shutil.rmtree(own / memory_maps.FOLDER)
+    with pytest.raises(UserError, match="make it writable, or set config.data.storage=records"):
+        memory_maps.open_split(own, "train", SHAPE, None)

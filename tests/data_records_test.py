@@ -1,0 +1,160 @@
+"""Records are read at random, decoded as protobuf does, and their damage is told."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
+
+from score_jax.data import memory_maps, records, shards, sources
+from score_jax.types import UserError
+from tests import tiny_sets
+from tests.tiny_sets import SHAPE
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    tiny_sets.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def own(prepared, monkeypatch, tmp_path):
+    """The labelled set's folder, this test's own."""
+    tiny_sets.add_sets(monkeypatch)
+    return tiny_sets.copy(prepared, tmp_path)
+
+
+def test_records_come_in_any_order_and_more_than_once(prepared, monkeypatch):
+    tiny_sets.add_sets(monkeypatch)
+    whole = sources.train_source("tiny", str(prepared), "memory")
+    some = sources.train_source("tiny", str(prepared), "records")
+    assert len(some) == 600 and some.fingerprint == whole.fingerprint
+    assert (some.name, some.split, some.path) == (whole.name, whole.split, whole.path)
+    np.testing.assert_array_equal(some.labels, whole.labels)
+    assert some.labels.dtype == np.int32 and whole.labels.max() > 127
+    for indices in ([599, 0, 99, 100, 100, 0, 599], [], np.arange(600)[::-1]):
+        indices = np.array(indices, np.int64)
+        for one, other in zip(some.take(indices), whole.take(indices), strict=True):
+            assert one.dtype == other.dtype and one.shape == other.shape
+            np.testing.assert_array_equal(one, other)
+    for wrong in (-1, 600):
+        with pytest.raises(IndexError):
+            some.take(np.array([0, wrong]))
+
+
+def test_threads_may_take_records_at_once(prepared, monkeypatch):
+    tiny_sets.add_sets(monkeypatch)
+    whole = sources.train_source("tiny", str(prepared), "memory")
+    some = records.Records("tiny", "train", Path(whole.path), SHAPE)
+    wrong = []
+
+    def take(seed):
+        for _ in range(20):
+            indices = np.random.default_rng(seed).integers(0, 600, 50)
+            if not np.array_equal(some.take(indices)[0], whole.take(indices)[0]):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=take, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def example(image, label, **more):
+    record = tf_example_pb2.Example()
+    for name, value in more.items():
+        record.features.feature[name].bytes_list.value.append(value)
+    record.features.feature["label"].int64_list.value.append(label)
+    record.features.feature["image"].bytes_list.value.append(image)
+    return record.SerializeToString()
+
+
+def test_records_are_decoded_as_protobuf_does(monkeypatch):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (300, *SHAPE), dtype=np.uint8)
+    labels = (2 ** generator.uniform(0, 28, 300)).astype(np.int32) - 1
+    ours = list(shards.encode(images, labels))
+    for record, image, label in zip(ours, images, labels, strict=True):
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        assert feature["image"].bytes_list.value[0] == image.tobytes()
+        assert feature["label"].int64_list.value[0] == label
+    others = [
+        example(image.tobytes(), label, id=b"train_7")
+        for image, label in zip(images, labels, strict=True)
+    ]
+    mixed = [(ours if number % 3 else others)[number] for number in range(300)]
+    for found in (records.decode(ours, SHAPE), records.decode(mixed, SHAPE)):
+        np.testing.assert_array_equal(found[0], images)
+        np.testing.assert_array_equal(found[1], labels)
+        assert found[1].dtype == np.int32
+    # Ours are cut out, not parsed one by one.
+    monkeypatch.setattr(records, "_parse", None)
+    records.decode(ours, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"\x00" * 70, example(b"x" * 47, 1), example(b"x" * 48, -1), example(b"", 1)],
+)
+def test_a_record_of_something_else_is_refused(record):
+    fine = next(shards.encode(np.zeros((1, *SHAPE), np.uint8), np.ones(1, np.int32)))
+    with pytest.raises(ValueError, match="record is no image|bytes, label"):
+        records.decode([fine, record], SHAPE)
+    # Of the same length as those of ours, but not framed like them.
+    with pytest.raises(ValueError, match="record is no image"):
+        records.decode([fine, b"\xff" * len(fine)], SHAPE)
+
+
+def test_a_damaged_shard_is_told_in_a_line(own):
+    damaged = sorted(own.glob("*train.array_record*"))[2]
+    held = records.Records("tiny", "train", own, SHAPE)
+    content = bytearray(damaged.read_bytes())
+    content[content.find(held.take(np.array([250]))[0].tobytes()) + 20] ^= 1
+    damaged.write_bytes(content)
+    held = records.Records("tiny", "train", own, SHAPE)
+    held.take(np.arange(200))
+    with pytest.raises(UserError, match="is damaged .*prepare it again") as error:
+        held.take(np.arange(600))
+    assert damaged.name in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="is damaged"):
+        memory_maps.open_split(own, "train", SHAPE, None)
+    assert not list((own / memory_maps.FOLDER).glob("train*"))
+
+
+def test_a_shard_with_other_records_than_it_should_is_told(own):
+    first, second = sorted(own.glob("*train.array_record*"))[:2]
+    writer = array_record_module.ArrayRecordWriter(str(second), "group_size:1")
+    writer.write(next(shards.encode(np.zeros((1, *SHAPE), np.uint8), np.ones(1, np.int32))))
+    writer.close()
+    held = records.Records("tiny", "train", own, SHAPE)
+    with pytest.raises(UserError, match="1 records, 100 were written"):
+        held.take(np.arange(600))
+    first.unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        held.take(np.arange(600))
+
+
+def test_a_folder_of_another_writer_has_no_records_to_read(own):
+    (own / "metadata.json").unlink()
+    with pytest.raises(UserError, match="config.data.storage=memory or memmap"):
+        records.Records("tiny", "train", own, SHAPE)
+    with pytest.raises(UserError, match="has no split 'valid'; it has: "):
+        records.Records("tiny", "valid", own, SHAPE)
+
+
+def test_the_limit_of_open_files_is_raised_or_told(monkeypatch):
+    asked = []
+    monkeypatch.setattr(records.resource, "getrlimit", lambda kind: (1024, 4096))
+    monkeypatch.setattr(records.resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    records._allow_open_files(700)
+    assert not asked
+    records._allow_open_files(2000)
+    assert asked == [(2000 + records.OTHER_FILES, 4096)]
+    with pytest.raises(UserError, match="ulimit -n 4096.*storage=memmap"):
+        records._allow_open_files(4000)

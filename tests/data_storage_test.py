@@ -1,0 +1,141 @@
+"""Wherever images lie, a batch has the same bytes."""
+
+import jax
+import numpy as np
+import pytest
+
+from score_jax import config as config_module
+from score_jax import control_groups, mesh
+from score_jax.data import memory_maps, pipeline, records, resident, sources
+from score_jax.types import UserError
+from tests import tiny_sets
+
+STORAGES = ("memory", "memmap", "records", "device")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    tiny_sets.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def own(prepared, monkeypatch, tmp_path):
+    """The labelled set's folder, this test's own."""
+    tiny_sets.add_sets(monkeypatch)
+    return tiny_sets.copy(prepared, tmp_path)
+
+
+@pytest.fixture
+def config(prepared, monkeypatch):
+    tiny_sets.add_sets(monkeypatch)
+    config = config_module.default()
+    config.data.update(
+        name="tiny", generated="tiny_generated", dir=str(prepared), batch_size=64, prefetch=3,
+        validation_size=100, label_noise=0.3,
+    )  # fmt: skip
+    return config
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def delivered(config, steps, **processes):
+    """The batches of some steps from where `config.data.storage` has them, as NumPy arrays."""
+    batches = [next(iter(pipeline.train_batches(config, step, 1, **processes))) for step in steps]
+    if config.data.storage == "device":
+        layout = mesh.create(jax.devices()[:2])
+        held = pipeline.place_resident(config, layout)
+        batches = [jax.device_get(held.batch(layout.put_batch(batch))) for batch in batches]
+    return batches
+
+
+@pytest.mark.parametrize("mixing", ["batch", "pool"])
+def test_every_storage_gives_the_same_bytes(mixing, config, prepared):
+    config.data.mixing = mixing
+    steps = (0, 5, 23, 1000)
+    config.data.storage = "memory"
+    expected = delivered(config, steps)
+    images, labels = pipeline.validation_images(config)
+    assert len(list((prepared / "score_jax_tiny/1.0.0").glob("*train.array_record*"))) == 6
+    for storage in STORAGES[1:]:
+        config.data.storage = storage
+        for one, other in zip(delivered(config, steps), expected, strict=True):
+            assert_same(one, other)
+        for one, other in zip(pipeline.validation_images(config), (images, labels), strict=True):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_processes_share_a_batch_in_every_storage(storage, config):
+    config.data.storage = storage
+    whole = pipeline.batch_at(config, 3)
+    for count in (2, 4):
+        parts = [
+            delivered(config, [3], process_index=index, process_count=count)[0]
+            for index in range(count)
+        ]
+        assert_same({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
+
+
+def test_a_process_reads_its_own_part_alone(config, monkeypatch):
+    config.data.storage = "records"
+    read, original = [], records.Records._read
+
+    def counting(self, shard, places):
+        read.extend(places)
+        return original(self, shard, places)
+
+    monkeypatch.setattr(records.Records, "_read", counting)
+    list(pipeline.train_batches(config, 0, 1, process_index=1, process_count=4))
+    assert len(read) == 16
+
+
+@pytest.mark.parametrize(
+    "free, is_ours, kind",
+    [(10**12, True, np.ndarray), (100_000, True, type(None)), (100_000, False, np.ndarray)],
+)
+def test_auto_keeps_in_memory_what_fits(free, is_ours, kind, own, monkeypatch):
+    monkeypatch.setattr(control_groups, "free_memory", lambda: free)
+    if not is_ours:
+        (own / "metadata.json").unlink()
+    found = sources.train_source("tiny", str(own.parents[1]), "auto")
+    assert isinstance(getattr(found, "images", None), kind)
+    made = list((own / memory_maps.FOLDER).glob("train*"))
+    assert bool(made) == (not is_ours)
+    assert not hasattr(found, "images") or not found.images.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "room, expected", [((0, 3 * 2**30), 2**30), ((0, 10**6), 10**6), (None, 2**30)]
+)
+def test_the_free_memory_is_the_least_that_is_told(room, expected, monkeypatch):
+    monkeypatch.setattr(control_groups, "memory_room", lambda read: room)
+    text = "MemTotal: 99999999 kB\nMemAvailable:    1048576 kB\n"
+    assert control_groups.free_memory(lambda path: text) == expected
+    assert control_groups.free_memory(lambda path: "") == (room[1] if room else None)
+
+
+def test_devices_gather_a_batch_without_each_other(config):
+    config.data.storage = "device"
+    layout = mesh.create()
+    held = pipeline.place_resident(config, layout)
+    placed = layout.put_batch(next(iter(pipeline.train_batches(config, 0, 1))))
+    text = held._gather.lower(held._images, held._labels, placed["rows"]).compile().as_text()
+    assert "gather" in text
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert f"{collective}(" not in text
+    batch = held.batch(placed)
+    assert {value.sharding for value in batch.values()} == {layout.batch}
+
+
+def test_a_set_that_is_too_large_for_the_devices_is_refused(config, monkeypatch):
+    config.data.storage = "device"
+    monkeypatch.setattr(resident, "LIMIT", 1600 * 48)
+    with pytest.raises(UserError, match="data.storage=device is for sets below.*storage=auto"):
+        pipeline.open_training_data(config)
