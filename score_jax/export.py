@@ -95,7 +95,7 @@ def save_artifact(
       path: the folder, `DIR/export` of a run.
       model: name, num_classes, image_shape (h, w, c), mean, std.
       info: further fields of model.json: dataset, eps, norm, config, weights, checkpoint, step,
-        validation.
+        validation, training_images.
 
     Raises:
       UserError: weights that do not fit the model or are not finite, or `path` holds other files.
@@ -204,8 +204,17 @@ def export(workdir: str | os.PathLike[str], checkpoint: str = "best", weights: s
             "checkpoint": checkpoint,
             "step": int(found["step"]),
             "validation": _finite_numbers(found["accuracies"]),
+            **_training_images(run.run),
         },
     )
+
+
+def _training_images(record: Path) -> dict[str, Any]:
+    """How many images of each set the run trained on, where its record says so."""
+    try:
+        return {"training_images": json.loads(record.read_text())["training_images"]}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def _finite_numbers(accuracies: Mapping[str, Any]) -> dict[str, float]:

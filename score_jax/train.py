@@ -1,6 +1,7 @@
 """The training job: `train` reads from top to bottom as what a run needs."""
 
 import contextlib
+import functools
 import logging
 import shlex
 import sys
@@ -27,7 +28,7 @@ from score_jax import (
     writers,
 )
 from score_jax import config as config_lib
-from score_jax.data import pipeline
+from score_jax.data import mixing, pipeline
 from score_jax.mesh import Layout
 from score_jax.train_loop import Loop
 from score_jax.watchdog import Watchdog
@@ -60,7 +61,7 @@ def train(
     per_version = "/config.data.cutmix" if config.data.cutmix else ""
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     microbatches.check(config, run.recipe, layout.num_devices)
-    pipeline.open_training_data(config)
+    data = pipeline.open_training_data(config)
     images, labels = pipeline.validation_images(config)
     # A run that goes on has its weights in its checkpoint: the first ones may be gone by then.
     is_begun = checkpoint.latest_step(folder) is not None
@@ -78,8 +79,11 @@ def train(
         LOGGER.info("%d device(s): %s", len(devices), ", ".join(sorted(set(devices))))
         passes = model_passes.count(run.recipe)
         LOGGER.info("a step costs %d forward passes of its batch", passes)
+        for line in mixing.describe(data.sampler, data.names, run.num_train_steps):
+            LOGGER.info(line)
         if primary:
-            place.record(model_passes=passes)
+            sizes = mixing.images(data.sampler, data.names)
+            place.record(model_passes=passes, training_images=sizes)
         if keeps_programs:
             stack.enter_context(compile_cache.enabled(place.programs))
         dog = stack.enter_context(_watchdog(config, place))
@@ -93,7 +97,8 @@ def train(
             lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
             out_shardings=layout.replicated,
         )()
-        loop = Loop(config, run, layout, place, checkpoints, dog, keys)
+        epochs = functools.partial(mixing.epochs, data.sampler, data.names)
+        loop = Loop(config, run, layout, place, checkpoints, dog, keys, epochs)
         outcome, best = "failed", checkpoint.Best()
         try:
             with dog.doing("restoring"):

@@ -128,7 +128,9 @@ def test_run_folder_tells_what_happened(uninterrupted):
     assert [line["step"] for line in validations] == [6, 12, 18, 24]
     expected = {"train/loss", "train/clean_accuracy", "train/adv_accuracy", "train/learning_rate"}
     assert expected <= lines[0].keys()
+    assert lines[0]["data/labelled_epochs"] == pytest.approx(4 * 32 / 1310)
     run = json.loads((uninterrupted / "run.json").read_text())
+    assert run["training_images"] == {"labelled": {"digits": 1310}, "generated": {}}
     assert run["history"][0]["outcome"] == "finished" and run["history"][0]["step"] == 24
 
 

@@ -135,6 +135,12 @@ def epochs(sampler: BatchSampler, names: Sequence[str], step: int) -> dict[str, 
     return found
 
 
+def images(sampler: BatchSampler, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many labelled and how many generated images a run trains on: by kind and by set."""
+    sizes = list(zip(names, sampler.sizes, strict=True))
+    return {"labelled": dict(sizes[:1]), "generated": dict(sizes[1:])}
+
+
 def describe(sampler: BatchSampler, names: Sequence[str], num_steps: int) -> Iterator[str]:
     """What a run's batches are made of, for the start of its log.
 
