@@ -168,8 +168,7 @@ def _train(call: Call) -> Any:
         raise UsageError("--config=PATH[:ARG] is needed, such as configs/cifar10_score.py")
     from score_jax.data import sources
 
-    spec = sources.DATASETS.get(resolved.data.name)  # An unknown name is told where it is built.
-    train_size = spec.split_sizes["train"] if spec else None
+    train_size = sources.train_size(resolved.data.name, resolved.data.dir)
     warnings = config.validate(resolved, train_size=train_size)
     if distributed.process_index() == 0:
         for warning in warnings:

@@ -87,7 +87,7 @@ def _of_run(machine: Machine) -> Need | None:
     names = (config.data.name, *generated_sets(config.data.generated))
     images = 0
     for name in names:
-        spec = sources.DATASETS[name]
+        spec = sources.spec(name, machine.data_dir or config.data.dir)
         height, width, channels = spec.image_shape
         images += (spec.split_sizes["train"] or 0) * height * width * channels
     return Need(

@@ -56,11 +56,16 @@ def import_checkpoint(
     if any((folder.parent / record).exists() for record in ("config.json", "run.json")):
         raise UserError(f"{folder.parent} is the folder of a training run; give another --out.")
     found = interop_load.load(
-        path, model=model, dataset=dataset, weights=weights, normalization=normalization
+        path,
+        model=model,
+        dataset=dataset,
+        weights=weights,
+        normalization=normalization,
+        data_dir=data_dir,
     )
     notes = list(found.notes)
     if eps is None:
-        if sources.DATASETS[dataset].image_shape[0] != 32:
+        if sources.spec(dataset, data_dir).image_shape[0] != 32:
             raise UserError(f"--eps is needed: {dataset} has no usual radius; give 0.2, say.")
         eps = USUAL_EPS[norm]
         notes.append(f"--eps was not given: the usual {configs.write_eps(eps)} of {norm} is noted")
@@ -104,7 +109,7 @@ def _check_accuracy(folder: Path, dataset: str, data_dir: str, num_examples: int
         images = split.images[start : min(start + BATCH_SIZE, count)]
         logits = forward(jnp.asarray(images, jnp.float32) / 255)
         right += int((np.argmax(logits, -1) == split.labels[start : start + len(images)]).sum())
-    chance = 2 / sources.DATASETS[dataset].num_classes
+    chance = 2 / sources.spec(dataset, data_dir).num_classes
     if right < chance * count:
         LOGGER.warning(
             "%d of %d test images right, near chance: model, normalisation or dataset is another",

@@ -12,7 +12,7 @@ from score_jax import artifact as artifacts
 from score_jax import interop, interop_guess, interop_normalization
 from score_jax.data import sources
 from score_jax.interop_read import Stored, as_floats, read
-from score_jax.types import BatchStats, Params, UserError, lookup
+from score_jax.types import BatchStats, Params, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ def load(
     dataset: str = "cifar10",
     weights: str = "ema",
     normalization: str = "",
+    data_dir: str = "",
 ) -> Imported:
     """The network that a file holds, checked entry by entry.
 
@@ -48,12 +49,13 @@ def load(
       weights: where the file has two sets, 'ema' takes the averaged ones, 'live' the others.
       normalization: of the input, 'dataset', 'none' or 'MEAN;STD' (a number a channel, by commas);
         '': the constants in the file, else those of the dataset.
+      data_dir: where a dataset that the user named is prepared.
 
     Raises:
       UserError: what `interop_read.read` refuses; a model that is unknown, does not fit or cannot
         be told; classes or normalisation other than those of the file; values that are no numbers.
     """
-    spec = lookup(sources.DATASETS, "dataset", dataset)
+    spec = sources.spec(dataset, data_dir)
     if spec.extends:
         raise UserError(f"--dataset={dataset} only adds to {spec.extends}; give that.")
     stored = read(path, weights)

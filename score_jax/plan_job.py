@@ -18,8 +18,7 @@ def plan(call: Call) -> Any:
     from score_jax.data import sources
 
     resolved = recipes.load(call.config, call.overrides)
-    spec = sources.DATASETS.get(resolved.data.name)  # An unknown name is told where it is built.
-    train_size = spec.split_sizes["train"] if spec else None
+    train_size = sources.train_size(resolved.data.name, resolved.data.dir)
     for warning in config.validate(resolved, train_size=train_size):
         writers.LOGGER.warning(warning)
     answer = plan_module.plan(resolved, topology=call.topology, out=call.out, effort=call.effort)

@@ -102,9 +102,15 @@ def build(config: ConfigDict) -> Run:
     Raises:
       UserError: a name or number that nothing can be built from.
     """
-    spec = lookup(sources.DATASETS, "config.data.name", config.data.name)
+    spec = sources.spec(config.data.name, config.data.dir)
     train_size = spec.split_sizes["train"]
-    if train_size is None:
+    if spec.any_size and train_size is None:
+        raise UserError(
+            f"config.data.name={config.data.name} is not prepared in "
+            f"{sources.data_folder(config.data.dir)}, and only then its size is known; run: "
+            f"{sources.prepare_command(config.data.name)}"
+        )
+    if spec.extends or train_size is None:
         raise UserError(
             f"config.data.name={config.data.name} is a generated set; train on {spec.extends} "
             f"with --config.data.generated={config.data.name}"

@@ -47,8 +47,7 @@ def examples_of(
     Raises:
       UserError: a file of images that cannot be read.
     """
-    spec = sources.DATASETS.get(config["data"]["name"])
-    names = spec.class_names if spec else ()
+    names = sources.class_names(config["data"]["name"], data_dir)
 
     def written(classes: Any) -> tuple[str, ...]:
         return tuple(names[c] if c < len(names) else f"class {c}" for c in np.asarray(classes))

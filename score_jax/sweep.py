@@ -178,7 +178,7 @@ def _have_data(configs: Sequence[Any]) -> None:
         for name in (config.data.name, *generated_sets(config.data.generated))
     }:
         if sources.find(name, folder) is None:
-            if sources.DATASETS[name].example_source:
+            if name not in sources.DATASETS or sources.DATASETS[name].example_source:
                 sources.read_split(name, "train", folder)
             else:
                 prepare.prepare(name, data_dir=folder)

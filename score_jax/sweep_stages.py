@@ -34,7 +34,7 @@ def is_judged(folder: Path, name: str, config: Any, num_examples: int) -> bool:
     place = workdir.Workdir(folder)
     model = _read(place.export / "model.json")
     result = _read(place.eval(name) / "result.json")
-    size = sources.DATASETS[config.data.name].split_sizes["test"]
+    size = sources.spec(config.data.name, config.data.dir).split_sizes.get("test")
     return (
         bool(result)
         and result.get("model_sha256") == model["sha256"]["model.safetensors"]

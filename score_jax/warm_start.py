@@ -42,7 +42,7 @@ def load(config: ConfigDict) -> Start | None:
             f"score-jax import {path} --out=DIR"
         )
     loaded = artifact.load(path)
-    spec = sources.DATASETS[config.data.name]
+    spec = sources.spec(config.data.name, config.data.dir)
     wanted = {
         "name": config.model.name,
         "num_classes": spec.num_classes,

@@ -315,7 +315,7 @@ def test_a_tensor_larger_than_its_file_is_refused_by_its_shape(tmp_path):
         (["a.pt", "--out=o", "--eps=8"], "--eps=8 is not a radius in pixel units"),
         (["a.pt", "--out=o", "--eps=big"], "--eps=big is not a number"),
         (["a.pt", "--out=o", "--eps=nan"], "--eps=nan is not a radius"),
-        (["a.pt", "--out=o", "--dataset=mnist"], "unknown dataset 'mnist'"),
+        (["a.pt", "--out=o", "--dataset=imagenet"], "unknown dataset 'imagenet'"),
         (["a.pt", "--out=o", "--dataset=cifar10_edm"], "only adds to cifar10"),
         (["https://a/b.pt", "--out=o"], "is not a local file; download it first"),
     ],

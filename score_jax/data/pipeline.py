@@ -12,9 +12,9 @@ import numpy as np
 from score_jax.config_rules_data import generated_sets
 from score_jax.data import mixing, relabelling, resident, sources
 from score_jax.data.sampling import BatchSampler
-from score_jax.data.sources import DATASETS, Source
+from score_jax.data.sources import Source
 from score_jax.mesh import Layout
-from score_jax.types import UserError, lookup
+from score_jax.types import UserError
 
 MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads only wait.
 
@@ -64,17 +64,16 @@ def open_training_data(config: Any) -> TrainingData:
       UserError: unknown or unprepared data, or sizes that do not fit.
     """
     data = config.data
-    spec = lookup(DATASETS, "dataset", data.name)
-    train_size = spec.split_sizes["train"]
-    if train_size is None:
+    spec = sources.spec(data.name, data.dir)
+    if spec.extends:
         raise UserError(
             f"data.name={data.name} is a generated set; train on data.name={spec.extends} with "
             f"data.generated={data.name}"
         )
     names = (data.name, *generated_sets(data.generated))
     for name in names[1:]:
-        if lookup(DATASETS, "generated dataset", name).extends != data.name:
-            known = [name for name, entry in DATASETS.items() if entry.extends == data.name]
+        if sources.spec(name, data.dir).extends != data.name:
+            known = sources.generated_for(data.name, data.dir)
             raise UserError(
                 f"data.generated={name} holds no generated images for "
                 f"data.name={data.name}; known: {', '.join(known) or 'none'}"
@@ -83,7 +82,7 @@ def open_training_data(config: Any) -> TrainingData:
     if data.storage == "device":
         resident.check_size(held, spec.image_shape)
     sampler = mixing.create_sampler(
-        config, train_size, [len(source) for source in held], lambda: held[0].labels
+        config, len(held[0]), [len(source) for source in held], lambda: held[0].labels
     )
     held = relabelling.relabelled(config, held, sampler.labelled, spec.num_classes)
     return TrainingData(held, sampler)

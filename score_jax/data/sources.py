@@ -112,6 +112,28 @@ def spec(name: str, data_dir: str = "") -> DatasetSpec:
     return _spec(name, find(name, data_dir))
 
 
+def generated_for(name: str, data_dir: str = "") -> list[str]:
+    """The generated sets that add to a dataset: of the table, and of the user."""
+    own = [other for other in user_sets(data_dir) if spec(other, data_dir).extends == name]
+    return [other for other, entry in DATASETS.items() if entry.extends == name] + own
+
+
+def train_size(name: str, data_dir: str = "") -> int | None:
+    """How many training images a dataset has; None where nobody knows, or the name is unknown."""
+    try:
+        return spec(name, data_dir).split_sizes["train"]
+    except UserError:
+        return None
+
+
+def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
+    """The names of a dataset's classes; none where the name is unknown."""
+    try:
+        return spec(name, data_dir).class_names
+    except UserError:
+        return ()
+
+
 def _spec(name: str, folder: Path | None) -> DatasetSpec:
     entry = DATASETS.get(name)
     if entry is not None and not (entry.any_size and folder):
