@@ -76,12 +76,17 @@ coordinator, count, index, *overrides = sys.argv[1:]
 config = digits_config(*overrides)
 with distributed.start(coordinator=coordinator, num_processes=int(count), process_id=int(index)):
     layout = mesh.create(fsdp=config.mesh.fsdp)
-    for step, local in enumerate(pipeline.train_batches(config, 0, 8)):
-        assert len(local["labels"]) == config.data.batch_size // int(count)
-        batch = multihost_utils.process_allgather(layout.put_batch(local), tiled=True)
-        whole = pipeline.batch_at(config, step)
-        for name in whole:
-            np.testing.assert_array_equal(batch[name], whole[name])
+    for storage in ("memory", "records", "memmap", "device"):
+        config.data.storage = storage
+        held = pipeline.place_resident(config, layout) if storage == "device" else None
+        for step, local in enumerate(pipeline.train_batches(config, 0, 8)):
+            assert len(local["generated"]) == config.data.batch_size // int(count)
+            placed = layout.put_batch(local)
+            batch = held.batch(placed) if held else placed
+            batch = multihost_utils.process_allgather(batch, tiled=True)
+            whole = pipeline.batch_at(config, step)
+            for name in whole:
+                np.testing.assert_array_equal(batch[name], whole[name])
     print("the same order")
 """
 
