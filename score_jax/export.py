@@ -182,7 +182,7 @@ def export(workdir: str | os.PathLike[str], checkpoint: str = "best", weights: s
     run = find_workdir(workdir)
     found = checkpoints.load_for_export(run, checkpoint, weights)
     config = found["config"]
-    dataset = lookup(sources.DATASETS, "dataset", config["data"]["name"])
+    dataset = sources.spec(config["data"]["name"], config["data"]["dir"])
     return save_artifact(
         run.export,
         model={
