@@ -228,7 +228,7 @@ class Lanes:
 
 def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """The process of a lane: writes what comes on `stdin`, tells of it on `stdout`."""
-    shard, image_shape = None, ()
+    shard, image_shape, buffer = None, (), bytearray()
     try:
         while line := stdin.readline():
             message = json.loads(line)
@@ -239,12 +239,14 @@ def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
                 image_shape = opened["image_shape"] = tuple(opened["image_shape"])
                 shard = Shard(**opened)
             elif count := message.get("images"):
-                images = np.empty((count, *image_shape), np.uint8)
-                labels = np.empty(count, "<i4")
-                for array in (images, labels):
-                    if stdin.readinto(memoryview(array).cast("B")) != array.nbytes:
-                        raise EOFError
-                shard.add(images, labels)
+                pixels = count * int(np.prod(image_shape))
+                if len(buffer) < pixels + 4 * count:
+                    buffer = bytearray(pixels + 4 * count)
+                block = memoryview(buffer)[: pixels + 4 * count]
+                if stdin.readinto(block) != len(block):
+                    raise EOFError
+                images = np.frombuffer(block[:pixels], np.uint8).reshape(count, *image_shape)
+                shard.add(images, np.frombuffer(block[pixels:], "<i4"))
             else:
                 facts, shard = shard.close(), None
                 stdout.write(json.dumps(dataclasses.asdict(facts)).encode() + b"\n")

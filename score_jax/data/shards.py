@@ -1,16 +1,13 @@
-"""Shards of prepared datasets: ArrayRecord files of tf.train.Examples, an image and a label each.
+"""Shards of prepared datasets: ArrayRecord files of images and labels, written and read in order.
 
-A record holds `image` (the bytes of uint8[h, w, c]) and then `label` (int64), serialized as
-protobuf does it, so that an image lies at a known place of its record. Each record is a chunk of
-its own and not compressed: photographs shrink by a tenth, and cost three times the time to write
-and more to read at random.
+Each record is a chunk of its own and not compressed: zstd makes CIFAR-10 7% smaller, and takes
+twice as long to write and to read at random; chunks of 8 save 1%, and take twice as long to read.
 
-Imports neither JAX nor TFDS: processes that write shards start with this and `lanes` alone.
+Imports neither JAX nor TFDS: processes that write shards start with this alone.
 """
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import zlib
@@ -22,19 +19,17 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from score_jax.data.record_layout import DamagedShard, decode, encode
+
 OPTIONS = "group_size:1,uncompressed"
-READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-READ_BYTES = 2 << 20  # Decoded at once while a shard is read from end to end.
-TALLIED = 256  # Images whose pixels are added up at once: they stay in the cache, and in uint32.
+READ_OPTIONS = "readahead_buffer_size:1M,max_parallelism:1"  # From end to end.
+# Decoded, or added up, at once: more would be memory that the system gives and takes each time.
+READ_BYTES = 1 << 18
 MIB = 1 << 20
 SMALL = 512 * MIB  # A split below this is one shard.
 SHARD_BYTES = (128 * MIB, 512 * MIB)  # The least and the most that a shard aims at.
 SHARDS = 256  # How many are aimed at between.
 RECORD_OVERHEAD = 80  # At most, beside the pixels: the rest of the record, its chunk, its index.
-
-
-class DamagedShard(Exception):
-    """A shard that cannot be read, or holds something else than it should; one line."""
 
 
 def shard_lengths(count: int, pixels: int) -> list[int]:
@@ -43,69 +38,6 @@ def shard_lengths(count: int, pixels: int) -> list[int]:
     aim = min(max(whole // SHARDS, SHARD_BYTES[0]), SHARD_BYTES[1])
     shards = 1 if whole <= SMALL else -(-whole // aim)
     return [count * (i + 1) // shards - count * i // shards for i in range(shards)]
-
-
-def _varint(number: int) -> bytes:
-    parts = []
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-@functools.lru_cache(maxsize=4096)
-def frame(pixels: int, label: int) -> tuple[bytes, bytes]:
-    """What a record holds before and after its image of `pixels` bytes."""
-    image = _field(1, _field(1, b"image") + _field(2, _field(1, _field(1, bytes(pixels)))))
-    tail = _field(1, _field(1, b"label") + _field(2, _field(3, _field(1, _varint(label)))))
-    whole = _field(1, image + tail)
-    return whole[: len(whole) - len(tail) - pixels], tail
-
-
-def encode(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
-    """The records of images uint8[k, h, w, c] and labels int32[k]."""
-    pixels = int(np.prod(images.shape[1:]))
-    rows = memoryview(np.ascontiguousarray(images).reshape(-1))
-    for index, label in enumerate(labels.tolist()):
-        head, tail = frame(pixels, label)
-        yield b"".join((head, rows[index * pixels : (index + 1) * pixels], tail))
-
-
-def decode(
-    records: list[bytes], image_shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[k, h, w, c] and labels int32[k] of records that `encode` made.
-
-    Raises:
-      DamagedShard: of another layout.
-    """
-    pixels = int(np.prod(image_shape))
-    images = np.empty((len(records), pixels), np.uint8)
-    labels = np.empty(len(records), np.int32)
-    for index, record in enumerate(records):
-        label = _label(record)
-        head, tail = frame(pixels, label)
-        if len(record) != len(head) + pixels + len(tail) or not (
-            record.startswith(head) and record.endswith(tail)
-        ):
-            raise DamagedShard(f"a record is not an image of {image_shape} and a label")
-        images[index] = np.frombuffer(record, np.uint8, pixels, len(head))
-        labels[index] = label
-    return images.reshape(-1, *image_shape), labels
-
-
-def _label(record: bytes) -> int:
-    """The varint that ends a record."""
-    label, start = 0, len(record) - 1
-    while start and record[start - 1] & 128:
-        start -= 1
-    for byte in reversed(record[max(start, len(record) - 5) :]):
-        label = label << 7 | byte & 127
-    return label & 0x7FFFFFFF
 
 
 def read_blocks(
@@ -121,8 +53,11 @@ def read_blocks(
         reader = array_record_module.ArrayRecordReader(str(path), READ_OPTIONS)
         try:
             count = reader.num_records()
+            if start < count:
+                reader.seek(start)
             for index in range(start, count, block):
-                yield decode(reader.read(index, min(index + block, count)), image_shape)
+                size = min(block, count - index)
+                yield decode([reader.read() for _ in range(size)], image_shape)
         finally:
             reader.close()
     except (RuntimeError, IndexError, ValueError) as error:
@@ -198,11 +133,13 @@ class Tally:
         """Counts images and labels."""
         self.check(images, labels)
         self.class_counts += np.bincount(labels, minlength=len(self.class_counts))
-        channels = len(self.sums)
-        for start in range(0, len(images), TALLIED):
-            pixels = images[start : start + TALLIED].reshape(-1, images[0].size)
-            squares = np.multiply(pixels, pixels, dtype=np.uint16)
-            for sums, values in ((self.sums, pixels), (self.squares, squares)):
+        channels, size = len(self.sums), images[0].size
+        some = min(max(1, READ_BYTES // (2 * size)), 1 << 16)  # More might not fit uint32.
+        squares = np.empty((some, size), np.uint16)
+        for start in range(0, len(images), some):
+            pixels = images[start : start + some].reshape(-1, size)
+            np.multiply(pixels, pixels, out=squares[: len(pixels)], dtype=np.uint16)
+            for sums, values in ((self.sums, pixels), (self.squares, squares[: len(pixels)])):
                 each = values.sum(0, dtype=np.uint32).reshape(-1, channels)
                 sums += each.sum(0, dtype=np.int64)
 
