@@ -20,6 +20,7 @@ class Action:
     flags: tuple[str, ...] = ()
 
 
+LABEL = ("artifact", "out", "batch_size")
 PREPARE = ("source", "extends", "size", "mirror", "workers")
 
 
@@ -42,9 +43,18 @@ def _info(call: Call, name: str) -> str:
     return dataset_info.info(name, call.data_dir)
 
 
+def _label(call: Call, name: str) -> dict[str, Any]:
+    from score_jax import prepare_labels
+
+    if not call.artifact:
+        raise UsageError("--artifact=DIR is needed: the exported model that labels")
+    return prepare_labels.label(name, call.artifact, call.out, call.data_dir, call.batch_size)
+
+
 ACTIONS = {
     "prepare": Action(_prepare, ("NAME",), PREPARE),
     "list": Action(_list),
+    "label": Action(_label, ("NAME",), LABEL),
     "info": Action(_info, ("NAME",)),
 }
 
@@ -63,7 +73,7 @@ def data(call: Call) -> Any:
         form = " ".join(["score-jax data", name, *action.words])
         raise UsageError(f"write {form}, such as: score-jax data prepare cifar10")
     for flag in DATA.flags:
-        if flag not in ("data_dir", *action.flags) and getattr(call, flag):
+        if flag not in ("data_dir", *action.flags) and call.values[flag].present:
             of = " or ".join(f"`data {other}`" for other, a in ACTIONS.items() if flag in a.flags)
             raise UsageError(f"--{flag} is for {of}, not `data {name}`")
     return action.run(call, *words)
@@ -72,7 +82,7 @@ def data(call: Call) -> Any:
 DATA = Job(
     "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",
     "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
-    ("data_dir", *PREPARE),
+    ("data_dir", *PREPARE, *LABEL),
     data,
     takes_words=True,
 )
