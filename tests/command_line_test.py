@@ -71,7 +71,7 @@ def test_the_example_of_a_job_can_be_read(name):
         (["autoattack", "--artifact=/", "--eps=-1", "--norm=l2"], "--eps=-1 is not a radius"),
         (["autoattack", "--artifact=/", "--eps=nan", "--norm=l2"], "--eps=nan is not a radius"),
         (["trust", "--artifact=/", "--eps=inf"], "--eps=inf is not a radius"),
-        (["data"], "data needs an action, not ''; known: prepare, list, info"),
+        (["data"], "data needs an action, not ''; known: prepare, list"),
         (["data", "prepar"], "did you mean 'prepare'?"),
         (["data", "prepare"], "write score-jax data prepare NAME"),
         (["data", "list", "a"], "write score-jax data list"),
