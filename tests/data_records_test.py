@@ -8,7 +8,7 @@ import pytest
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from score_jax.data import memory_maps, records, shards, sources
+from score_jax.data import memory_maps, records, sources
 from score_jax.types import UserError
 from tests import tiny_sets
 from tests.tiny_sets import SHAPE
@@ -66,49 +66,26 @@ def test_threads_may_take_records_at_once(prepared, monkeypatch):
     assert not wrong
 
 
-def example(image, label, **more):
-    record = tf_example_pb2.Example()
-    for name, value in more.items():
-        record.features.feature[name].bytes_list.value.append(value)
-    record.features.feature["label"].int64_list.value.append(label)
-    record.features.feature["image"].bytes_list.value.append(image)
-    return record.SerializeToString()
+def test_records_are_what_protobuf_reads(own):
+    labels, images = [], []
+    for path in sorted(own.glob("*train.array_record*")):
+        for record in array_record_module.ArrayRecordReader(str(path)).read_all():
+            feature = tf_example_pb2.Example.FromString(record).features.feature
+            images.append(np.frombuffer(feature["image"].bytes_list.value[0], np.uint8))
+            labels.append(feature["label"].int64_list.value[0])
+    found = records.Records("tiny", "train", own, SHAPE).take(np.arange(600))
+    np.testing.assert_array_equal(found[0].reshape(600, -1), images)
+    np.testing.assert_array_equal(found[1], labels)
 
 
-def test_records_are_decoded_as_protobuf_does(monkeypatch):
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (300, *SHAPE), dtype=np.uint8)
-    labels = (2 ** generator.uniform(0, 28, 300)).astype(np.int32) - 1
-    ours = list(shards.encode(images, labels))
-    for record, image, label in zip(ours, images, labels, strict=True):
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        assert feature["image"].bytes_list.value[0] == image.tobytes()
-        assert feature["label"].int64_list.value[0] == label
-    others = [
-        example(image.tobytes(), label, id=b"train_7")
-        for image, label in zip(images, labels, strict=True)
-    ]
-    mixed = [(ours if number % 3 else others)[number] for number in range(300)]
-    for found in (records.decode(ours, SHAPE), records.decode(mixed, SHAPE)):
-        np.testing.assert_array_equal(found[0], images)
-        np.testing.assert_array_equal(found[1], labels)
-        assert found[1].dtype == np.int32
-    # Ours are cut out, not parsed one by one.
-    monkeypatch.setattr(records, "_parse", None)
-    records.decode(ours, SHAPE)
-
-
-@pytest.mark.parametrize(
-    "record",
-    [b"", b"\x00" * 70, example(b"x" * 47, 1), example(b"x" * 48, -1), example(b"", 1)],
-)
-def test_a_record_of_something_else_is_refused(record):
-    fine = next(shards.encode(np.zeros((1, *SHAPE), np.uint8), np.ones(1, np.int32)))
-    with pytest.raises(ValueError, match="record is no image|bytes, label"):
-        records.decode([fine, record], SHAPE)
-    # Of the same length as those of ours, but not framed like them.
-    with pytest.raises(ValueError, match="record is no image"):
-        records.decode([fine, b"\xff" * len(fine)], SHAPE)
+def test_a_shard_of_something_else_is_told(own):
+    first = sorted(own.glob("*train.array_record*"))[0]
+    writer = array_record_module.ArrayRecordWriter(str(first), "group_size:1")
+    for _ in range(100):
+        writer.write(b"\x00" * 70)
+    writer.close()
+    with pytest.raises(UserError, match="is damaged .*prepare it again"):
+        records.Records("tiny", "train", own, SHAPE).take(np.arange(5))
 
 
 def test_a_damaged_shard_is_told_in_a_line(own):
@@ -130,7 +107,7 @@ def test_a_damaged_shard_is_told_in_a_line(own):
 def test_a_shard_with_other_records_than_it_should_is_told(own):
     first, second = sorted(own.glob("*train.array_record*"))[:2]
     writer = array_record_module.ArrayRecordWriter(str(second), "group_size:1")
-    writer.write(next(shards.encode(np.zeros((1, *SHAPE), np.uint8), np.ones(1, np.int32))))
+    writer.write(b"alone")
     writer.close()
     held = records.Records("tiny", "train", own, SHAPE)
     with pytest.raises(UserError, match="1 records, 100 were written"):

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 
-from score_jax.data import shards
+from score_jax.data.record_layout import DamagedShard, decode
 from score_jax.types import UserError
 
+OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 BUFFER = 4096  # Bytes read ahead in a file; more would be read for nothing.
 READERS = 4  # At once, of a dataset: as many threads gather batches.
 BLOCK = 2048  # Records read at once, from first to last.
@@ -84,6 +84,8 @@ class Records:
             read = self._read(shard, places.tolist())
             for place, record in zip(order[first:last].tolist(), read, strict=True):
                 records[place] = record
+        if not records:
+            return np.empty((0, *self._image_shape), np.uint8), np.empty(0, np.int32)
         with self._told(Path(self.path)):
             return decode(records, self._image_shape)
 
@@ -102,12 +104,13 @@ class Records:
         reader = resting.get()
         try:
             if reader is None:
-                reader = array_record_module.ArrayRecordReader(
-                    str(self._files[shard]), shards.READ_OPTIONS, file_reader_buffer_size=BUFFER
+                opened = array_record_module.ArrayRecordReader(
+                    str(self._files[shard]), OPTIONS, file_reader_buffer_size=BUFFER
                 )
                 expected = int(self._ends[shard] - self._starts[shard])
-                if reader.num_records() != expected:
-                    raise ValueError(f"{reader.num_records()} records, {expected} were written")
+                if opened.num_records() != expected:
+                    raise ValueError(f"{opened.num_records()} records, {expected} were written")
+                reader = opened
             yield reader
         finally:
             resting.put(reader)
@@ -116,67 +119,11 @@ class Records:
     def _told(self, file: Path) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, IndexError) as error:  # ArrayRecord tells in words.
+        except (RuntimeError, ValueError, IndexError, DamagedShard) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{file} is damaged ({reason}); move {self.path} away and prepare it again"
             ) from None
-
-
-def decode(
-    records: Sequence[bytes], image_shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8[k, h, w, c] and labels int32[k] of serialized tf.train.Examples.
-
-    Those of the layout that `shards` writes are cut out at their known places, after a comparison
-    of all other bytes; the rest are parsed as protobuf.
-
-    Raises:
-      ValueError: a record is no image of that shape with a label.
-    """
-    pixels = int(np.prod(image_shape))
-    images = np.empty((len(records), pixels), np.uint8)
-    labels = np.empty(len(records), np.int32)
-    lengths = np.fromiter(map(len, records), np.int64, len(records))
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        alike = records if len(rows) == len(records) else [records[row] for row in rows]
-        block = np.frombuffer(b"".join(alike), np.uint8).reshape(len(rows), length)
-        for row in rows[~_decode_alike(block, rows, images, labels)]:
-            images[row], labels[row] = _parse(records[row], pixels)
-    return images.reshape(len(records), *image_shape), labels
-
-
-def _decode_alike(
-    block: np.ndarray, rows: np.ndarray, images: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    """Decodes records of one length into `rows`; gives which of them have the known layout."""
-    pixels = images.shape[1]
-    for width in range(1, 5):  # Bytes of the label.
-        head, tail = shards.frame(pixels, 1 << 7 * (width - 1))
-        end = block.shape[1] - width
-        if len(head) + pixels + len(tail) != block.shape[1]:
-            continue
-        coded = block[:, end:].astype(np.int32)
-        is_known = (block[:, : len(head)] == np.frombuffer(head, np.uint8)).all(1)
-        frame = np.frombuffer(tail[:-width], np.uint8)
-        is_known &= (block[:, len(head) + pixels : end] == frame).all(1)
-        is_known &= (coded[:, :-1] > 127).all(1) & (coded[:, -1] < 128)
-        images[rows] = block[:, len(head) : len(head) + pixels]
-        labels[rows] = ((coded & 127) << 7 * np.arange(width, dtype=np.int32)).sum(1)
-        return is_known
-    return np.zeros(len(block), bool)
-
-
-def _parse(record: bytes, pixels: int) -> tuple[np.ndarray, int]:
-    try:
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        (image,), (label,) = feature["image"].bytes_list.value, feature["label"].int64_list.value
-    except Exception as error:  # Protobuf has error types of its own.
-        raise ValueError(f"a record is no image with a label: {error}") from None
-    if len(image) != pixels or not 0 <= label < 1 << 30:
-        raise ValueError(f"an image has {len(image)} bytes, label {label}; {pixels} are expected")
-    return np.frombuffer(image, np.uint8), label
 
 
 def is_readable(folder: Path) -> bool:
