@@ -1,15 +1,19 @@
 """Downloads against a server of our own that throttles, cuts, redirects, lies and goes away."""
 
+import hashlib
 import importlib.util
 import pathlib
+import shutil
 import socket
 import threading
 
 import pytest
 
-from score_jax.data import download, download_urls, transfers
+from score_jax import cli, prepare
+from score_jax.data import download, download_urls, sources, transfers
 from score_jax.data.download import URLS, File
 from score_jax.types import UserError
+from tests import official_files as official
 from tests.file_server import CONTENT, SHA256, SIZE, Handler, Server
 
 
@@ -21,7 +25,7 @@ def server(monkeypatch):
     monkeypatch.setattr(transfers, "TIMEOUT", 0.8)
     monkeypatch.setattr(transfers, "PAUSE", 0.0)
     server = Server(("127.0.0.1", 0), Handler)
-    server.requests = []
+    server.requests, server.content = [], CONTENT
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     server.address = f"http://127.0.0.1:{server.server_port}"
@@ -243,3 +247,40 @@ def test_published_checksums_are_those_of_tensorflow_datasets():
     for name in ("mnist", "fashion_mnist", "svhn"):
         for file in URLS[name]:
             assert known[file.urls[0]] == (file.sha256, file.size)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_dataset_is_prepared_from_its_addresses(mirror, server, monkeypatch, tmp_path, capsys):
+    official.shrink(monkeypatch, "cifar10", train=50, test=10)
+    files = official.python_files(official.random_cifar10())
+    path = official.write_tar(tmp_path / "p.tar.gz", "cifar-10-batches-py", files)
+    server.content = path.read_bytes()
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    way = "absent" if mirror else "cut"
+    urls = (f"{server.address}/{way}/p.tar.gz",)
+    monkeypatch.setitem(URLS, "cifar10", (File("p.tar.gz", urls, sha256, len(server.content)),))
+    given = f"{server.address}/good" if mirror else ""
+    folder = prepare.prepare("cifar10", data_dir=str(tmp_path / "data"), mirror=given)
+    assert sources.find("cifar10", str(tmp_path / "data")) == pathlib.Path(folder)
+    assert "has the known sha256" in capsys.readouterr().err
+    kept = tmp_path / "data" / "downloads" / "cifar10" / "p.tar.gz"
+    assert kept.read_bytes() == server.content
+    shutil.rmtree(pathlib.Path(folder).parent)
+    monkeypatch.setenv(download.OFFLINE, "1")
+    assert prepare.prepare("cifar10", data_dir=str(tmp_path / "data")) == folder
+
+
+def test_what_cannot_be_fetched_prepares_nothing(fetch, tmp_path):
+    refusal(fetch, "absent")
+    with pytest.raises(UserError, match="cifar10: f.bin was not downloaded"):
+        prepare.prepare("cifar10", data_dir=str(tmp_path))
+    assert sources.find("cifar10", str(tmp_path)) is None
+
+
+def test_the_command_hands_the_mirror_on(server, tmp_path, capsys):
+    words = ["data", "prepare", "cifar10", f"--data_dir={tmp_path}"]
+    assert cli.main([*words, f"--mirror={server.address}/absent"]) == 2
+    message = capsys.readouterr().err
+    host = server.address.removeprefix("http://")
+    assert f"was not downloaded ({host}: answers HTTP 404); fetch it from https://www.cs" in message
+    assert [path for path, _ in server.requests] == ["/absent/cifar-10-python.tar.gz"]

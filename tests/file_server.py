@@ -12,7 +12,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Gives CONTENT; the first folder of the path says in which way."""
+    """Gives the server's content; the first folder of the path says in which way."""
 
     protocol_version = "HTTP/1.1"
 
@@ -23,8 +23,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append((self.path, dict(self.headers)))
         getattr(self, "way_" + self.path.split("/")[1])()
 
-    def _give(self, content=CONTENT, *, ranges=True, etag='"1"', cut=None, pause=0.0, kind="x/y"):
+    def _give(self, content=None, *, ranges=True, etag='"1"', cut=None, pause=0.0, kind="x/y"):
         start = 0
+        content = self.server.content if content is None else content
         header = self.headers.get("Range", "")
         if ranges and header and self.headers.get("If-Range", etag) == etag:
             start = int(header.removeprefix("bytes=").split("-")[0])

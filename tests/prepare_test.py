@@ -210,6 +210,7 @@ def test_info_tells_counts_content_mean_and_deviation(small_cifar10, data, tmp_p
         dataset_info.info("digits", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real images in {SHARED}")
 def test_the_real_images_are_the_same_in_all_forms(tmp_path, capsys):
     """About half a minute; nothing else here needs the real counts."""
