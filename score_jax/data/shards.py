@@ -173,6 +173,8 @@ class Shard:
         if known is None:
             with _told(path):
                 self._writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+                if not self._writer.ok():
+                    self._writer.close()  # Tells why.
 
     def add(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Appends images uint8[k, h, w, c] and labels int32[k].
