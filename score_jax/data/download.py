@@ -7,7 +7,7 @@ right one. What arrived of an unfinished one is kept beside it as FILE.part.
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -88,9 +88,9 @@ def _fetch_one(name: str, file: File, folder: Path, report: Report, mirror: str)
     if mirror:
         urls = [mirror if mirror.endswith(f"/{file.name}") else f"{mirror.rstrip('/')}/{file.name}"]
     if os.environ.get(OFFLINE, "") not in ("", "0"):
-        raise UserError(_help(name, file, folder, [f"{OFFLINE} is set"]))
+        raise UserError(_help(name, file, folder, {f"{OFFLINE} is set": []}))
     transfer = Transfer(name, file, folder / f"{file.name}.part", report)
-    problems: list[str] = []
+    problems: dict[str, list[str]] = {}  # What went wrong, at which hosts.
     slow: list[str] = []
     for url in urls:
         try:
@@ -99,21 +99,24 @@ def _fetch_one(name: str, file: File, folder: Path, report: Report, mirror: str)
             slow.append(url)
             report(f"{name}: {_host(url)} {error}; trying {_host(urls[urls.index(url) + 1])}")
         except Failed as error:
-            problems.append(f"{_host(url)}: {error}")
-            report(f"{name}: {problems[-1]}")
+            problems.setdefault(str(error), []).append(_host(url))
+            report(f"{name}: {_host(url)}: {error}")
     for url in slow:
         try:
             return transfer.take(url, hurry=False)
         except Failed as error:
-            problems.append(f"{_host(url)}: {error}")
+            problems.setdefault(str(error), []).append(_host(url))
     raise UserError(_help(name, file, folder, problems))
 
 
-def _help(name: str, file: File, folder: Path, problems: Sequence[str]) -> str:
+def _help(name: str, file: File, folder: Path, problems: Mapping[str, list[str]]) -> str:
     """What happened, which file to fetch elsewhere and the command that takes it."""
     part = folder / f"{file.name}.part"
     arrived = part.stat().st_size if part.is_file() else 0
     kept = f"; the {arrived >> 20} MiB that arrived are kept and continued" if arrived else ""
+    told = "; ".join(
+        ", ".join(hosts) + ": " * bool(hosts) + text for text, hosts in problems.items()
+    )
     data_dir = folder.parent.parent
     if len(URLS[name]) == 1:
         command = f"--source=/path/to/{file.name} --data_dir={data_dir}"
@@ -122,7 +125,7 @@ def _help(name: str, file: File, folder: Path, problems: Sequence[str]) -> str:
         command = f"score-jax data prepare {name} --data_dir={data_dir}"
         remedy = f"put it into {folder} and run: {command}"
     return (
-        f"{name}: {file.name} was not downloaded ({'; '.join(problems)}){kept}; fetch it from "
+        f"{name}: {file.name} was not downloaded ({told}){kept}; fetch it from "
         f"{file.urls[0]} where there is a network and {remedy}; or give a --mirror=URL"
     )
 

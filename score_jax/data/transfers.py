@@ -255,7 +255,7 @@ def _reason(error: Exception) -> tuple[str, int]:
         busy = error.code in (408, 429) or error.code >= 500
         return f"answers HTTP {error.code}", ATTEMPTS if busy else 0
     if isinstance(inner, socket.gaierror):
-        return "its name is not known here; is there a network?", 0
+        return "name not known here, is there a network?", 0
     if isinstance(inner, TimeoutError):
         return f"nothing came for {TIMEOUT:g} s", 1
     if isinstance(inner, ssl.SSLError):
