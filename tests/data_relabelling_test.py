@@ -117,14 +117,18 @@ def test_each_set_may_have_a_file(tmp_path):
     "changes, message",
     [
         (dict(dataset="else"), "labels 'else', which data.generated does not name; .*: made"),
-        (dict(label=np.zeros(499, np.int32)), r"labels int32\[499\] where made has 500 images"),
-        (dict(label=np.zeros(500, np.int64)), r"labels int64\[500\] where made has 500"),
+        (
+            dict(label=np.zeros(499, np.int32)),
+            r"labels int32 of shape \(499,\) where made has 500 images",
+        ),
+        (dict(label=np.zeros(500, np.int64)), r"labels int64 of shape \(500,\) where made has"),
         (dict(label=np.full(500, 10, np.int32)), "labels from 10 to 10 where digits has 0 to 9"),
         (dict(label=np.full(500, -1, np.int32)), "labels from -1 to -1"),
         (dict(fingerprint="made of others"), r"labels other images .*\(made of othe, not made 50"),
         (dict(format="another"), "is not a file of pseudo-labels"),
         (dict(confidence=None), "is not a file of pseudo-labels"),
-        (dict(label=np.array([{}] * 500)), "is damaged or no npz"),
+        (dict(label=np.array([{}] * 500)), "labels object of shape"),  # Not unpickled.
+        (dict(dataset=np.zeros(10**6)), "is damaged or no npz .dataset is no short text"),
     ],
 )
 def test_pseudo_labels_of_something_else_are_refused(changes, message, tmp_path):

@@ -1,7 +1,5 @@
 """Other labels than a set came with: wrong ones for ablations, and those of a network."""
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from score_jax.config_rules_data import generated_sets
+from score_jax.data import npz
 from score_jax.data.permutation import bits, stored
+from score_jax.data.raw_split import READ_ERRORS
 from score_jax.data.sampling import LabelledImages
 from score_jax.data.sources import Source
 from score_jax.types import UserError
 
 WRONG, WHICH = 100, 101  # Streams of the seed, beside those of `sampling`.
 FORMAT = "score_jax pseudo-labels"
+MAX_TEXT = 4096  # Bytes.
 FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
 
 
@@ -112,38 +113,48 @@ def relabelled(
 
 def _read(path: Path, sets: dict[str, Source]) -> tuple[str, np.ndarray]:
     """The set that a file of `data label` is of, and its labels."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            absent = [field for field in FIELDS if field not in file]
-            if absent or str(file["format"]) != FORMAT:
-                raise UserError(
-                    f"data.pseudo_labels={path} is not a file of pseudo-labels; write one with: "
-                    "score-jax data label NAME --artifact=DIR --out=FILE.npz"
-                )
-            name, fingerprint = str(file["dataset"]), str(file["fingerprint"])
-            labels = file["label"]
-    except FileNotFoundError:
+    where = f"data.pseudo_labels={path}"
+    if not path.is_file():
         raise UserError(
-            f"data.pseudo_labels={path} does not exist; write it with: "
+            f"{where} does not exist; write it with: "
             f"score-jax data label NAME --artifact=DIR --out={path}"
-        ) from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"data.pseudo_labels={path} is damaged or no npz ({error}); write it again"
-        ) from None
+        )
+    try:
+        absent = set(FIELDS) - set(npz.keys(path))
+        if absent or _text(path, "format") != FORMAT:
+            raise UserError(
+                f"{where} is not a file of pseudo-labels; write one with: "
+                "score-jax data label NAME --artifact=DIR --out=FILE.npz"
+            )
+        name, fingerprint = _text(path, "dataset"), _text(path, "fingerprint")
+        header = npz.read_header(path, "label")
+        if name in sets and (header.shape, header.dtype) == ((len(sets[name]),), np.int32):
+            with np.load(path, allow_pickle=False) as file:
+                labels = file["label"]
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where} is damaged or no npz ({reason}); write it again") from None
     if name not in sets:
         raise UserError(
-            f"data.pseudo_labels={path} labels {name!r}, which data.generated does not name; it "
-            f"names: {', '.join(sets)}"
+            f"{where} labels {name!r}, which data.generated does not name; it names: "
+            f"{', '.join(sets)}"
         )
-    if labels.shape != (len(sets[name]),) or labels.dtype != np.int32:
+    if (header.shape, header.dtype) != ((len(sets[name]),), np.int32):
         raise UserError(
-            f"data.pseudo_labels={path} has labels {labels.dtype}{list(labels.shape)} where "
-            f"{name} has {len(sets[name])} images; label {name} again"
+            f"{where} has labels {header.dtype} of shape {header.shape} where {name} has "
+            f"{len(sets[name])} images; label {name} again"
         )
     if fingerprint != sets[name].fingerprint:
         raise UserError(
-            f"data.pseudo_labels={path} labels other images than the {name} that is prepared "
-            f"({fingerprint[:12]}, not {sets[name].fingerprint[:12]}); label {name} again"
+            f"{where} labels other images than the {name} that is prepared ({fingerprint[:12]}, "
+            f"not {sets[name].fingerprint[:12]}); label {name} again"
         )
     return name, labels
+
+
+def _text(path: Path, key: str) -> str:
+    header = npz.read_header(path, key)
+    if header.shape or header.dtype.kind != "U" or header.dtype.itemsize > MAX_TEXT:
+        raise ValueError(f"{key} is no short text")
+    with np.load(path, allow_pickle=False) as file:
+        return str(file[key])
