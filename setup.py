@@ -21,6 +21,7 @@ setup(
         "optax",
         "orbax-checkpoint",
         "packaging",
+        "pillow",
         "pyyaml",
         "rich",
         "safetensors",
