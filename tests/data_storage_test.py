@@ -1,5 +1,7 @@
 """Wherever images lie, a batch has the same bytes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -139,3 +141,17 @@ def test_a_set_that_is_too_large_for_the_devices_is_refused(config, monkeypatch)
     monkeypatch.setattr(resident, "LIMIT", 1600 * 48)
     with pytest.raises(UserError, match="data.storage=device is for sets below.*storage=auto"):
         pipeline.open_training_data(config)
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_storage_and_pytorch(tmp_path, capfd):
+    pytest.importorskip("torch")
+    from benchmarks import input_pipeline
+
+    out = tmp_path / "found.json"
+    input_pipeline.main(["--seconds=0.2", "--turns=1", "--generated=2000", f"--out={out}"])
+    found = json.loads(out.read_text())
+    assert set(found) == {*input_pipeline.OURS, input_pipeline.PYTORCH}
+    assert all(value > 0 for row in found.values() for value in row.values())
+    assert found[input_pipeline.PYTORCH]["times_pytorch"] == 1
+    assert "images/s" in capfd.readouterr().out
