@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from score_jax import prepare
-from score_jax.data import builders, sources
+from score_jax.data import builders, download_urls, sources
 from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
 from tests import official_files as official
@@ -56,7 +56,8 @@ def test_a_missing_dataset_names_the_folder_and_the_command(name, tmp_path):
     message = str(caught.value)
     assert str(tmp_path) in message and "\n" not in message
     assert f"score-jax data prepare {name}" in message
-    assert ("--source=" in message) == (name != "digits")
+    downloaded = name == "digits" or name in download_urls.URLS
+    assert ("--source=" in message) == (not downloaded)
 
 
 def test_an_unknown_dataset_lists_the_known(tmp_path):

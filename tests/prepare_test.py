@@ -194,7 +194,7 @@ def test_the_list_tells_what_is_prepared_and_how_to_prepare_the_rest(tmp_path):
     digits = next(line for line in lines if line.split()[0] == "digits")
     assert "1438 train, 359 test; prepared in" in digits
     cifar10 = next(line for line in lines if line.split()[0] == "cifar10")
-    assert "50000 train, 10000 test; run: score-jax data prepare cifar10 --source=" in cifar10
+    assert "50000 train, 10000 test; run: score-jax data prepare cifar10" in cifar10
 
 
 def test_info_tells_counts_content_mean_and_deviation(small_cifar10, data, tmp_path):

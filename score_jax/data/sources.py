@@ -1,7 +1,6 @@
 """Where the prepared folders of datasets lie, and their splits, in memory or read when asked."""
 
 import functools
-import logging
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -13,22 +12,22 @@ import numpy as np
 from score_jax import control_groups
 from score_jax.data import builders, memory_maps, records
 from score_jax.data.datasets import DATASETS, DatasetSpec, from_facts
+from score_jax.data.download_urls import URLS
 from score_jax.types import UserError, lookup
-
-LOGGER = logging.getLogger("score_jax")
 
 
 class Source(Protocol):
     """A split whose images are given by their index, wherever they lie.
 
     name, split: of the dataset; path: of its folder; fingerprint: sha256 of the content, the same
-    whichever way it was prepared.
+    whichever way it was prepared; storage: 'memory', 'memmap' or 'records'.
     """
 
     name: str
     split: str
     path: str
     fingerprint: str
+    storage: str
 
     @property
     def labels(self) -> np.ndarray:
@@ -54,6 +53,7 @@ class Images:
     name: str
     split: str
     path: str
+    storage: str = "memory"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,7 +150,9 @@ def _version(path: Path) -> tuple[int, ...]:
 
 
 def prepare_command(name: str) -> str:
-    """The command that prepares a dataset."""
+    """The command that prepares a dataset; without a source where it can be downloaded."""
+    if name in URLS:
+        return f"score-jax data prepare {name}"
     entry = DATASETS.get(name)
     source = entry.example_source if entry else "FILE"
     return f"score-jax data prepare {name}" + (f" --source={source}" if source else "")
@@ -208,9 +210,8 @@ def _open(name: str, split: str, folder: Path, storage: str) -> Source:
 
     if storage == "memmap":
         whole = memory_maps.open_split(folder, split, image_shape, read_whole)
-    else:
-        whole = read_whole()
-    return _checked(name, split, folder, *whole)
+        return replace(_checked(name, split, folder, *whole), storage=storage)
+    return _checked(name, split, folder, *read_whole())
 
 
 def _fitting(name: str, split: str, folder: Path, image_shape: tuple[int, int, int]) -> str:
@@ -219,12 +220,7 @@ def _fitting(name: str, split: str, folder: Path, image_shape: tuple[int, int, i
     size, free = count * (int(np.prod(image_shape)) + 4), control_groups.free_memory()
     if free is None or size < free / 4:
         return "memory"
-    storage = "records" if records.is_readable(folder) else "memmap"
-    LOGGER.info(
-        "%s takes %d MiB, a quarter of the free memory or more: it is read as data.storage=%s",
-        name, size >> 20, storage,
-    )  # fmt: skip
-    return storage
+    return "records" if records.is_readable(folder) else "memmap"
 
 
 def _check_size(name: str, split: str, folder: Path, count: int) -> None:
