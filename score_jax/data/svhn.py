@@ -30,7 +30,10 @@ FORMS = (
 )
 # Types of elements, and the types of numbers that the labels may be written in.
 MATRIX, COMPRESSED = 14, 15
-NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8"}
+NUMBERS = {
+    **{1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4"},
+    **{7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"},
+}
 CHUNK = 1 << 18
 
 
