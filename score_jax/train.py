@@ -81,6 +81,7 @@ def train(
         LOGGER.info("a step costs %d forward passes of its batch", passes)
         for line in mixing.describe(data.sampler, data.names, run.num_train_steps):
             LOGGER.info(line)
+        LOGGER.info("data.storage=%s (%s)", config.data.storage, data.storage)
         if primary:
             sizes = mixing.images(data.sampler, data.names)
             place.record(model_passes=passes, training_images=sizes)

@@ -108,6 +108,7 @@ def test_auto_keeps_in_memory_what_fits(free, is_ours, kind, own, monkeypatch):
         (own / "metadata.json").unlink()
     found = sources.train_source("tiny", str(own.parents[1]), "auto")
     assert isinstance(getattr(found, "images", None), kind)
+    assert found.storage == ("memory" if free > 10**6 else "records" if is_ours else "memmap")
     made = list((own / memory_maps.FOLDER).glob("train*"))
     assert bool(made) == (not is_ours)
     assert not hasattr(found, "images") or not found.images.flags.writeable

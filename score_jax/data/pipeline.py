@@ -34,6 +34,11 @@ class TrainingData:
         """Of the sources."""
         return tuple(source.name for source in self.sources)
 
+    @property
+    def storage(self) -> str:
+        """Where each source lies, for the log of a run: 'cifar10: memory'."""
+        return ", ".join(f"{source.name}: {source.storage}" for source in self.sources)
+
     def rows_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """Where the images of batch `step` lie among those of all sources, for `Resident`."""
         selection = self.sampler.batch(step)

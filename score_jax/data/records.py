@@ -32,6 +32,8 @@ OTHER_FILES = 256  # Open beside the shards: logs, programs, libraries.
 class Records:
     """A split whose images stay in their shards; a `Source`."""
 
+    storage = "records"
+
     def __init__(self, name: str, split: str, folder: Path, image_shape: tuple[int, int, int]):
         """Opens the split; shards are opened when an image of theirs is first asked for.
 
