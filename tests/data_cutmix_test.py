@@ -135,3 +135,21 @@ def test_devices_do_not_change_the_result(key):
     found = sharded(key, *jax.device_put((images, labels), sharding), VERSIONS)
     for value, expected in zip(found, mix(key, images, labels, VERSIONS), strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+def test_workers_mix_among_their_own_images_alike():
+    """DeepMind's emulated workers: one box for all, one permutation in each."""
+    images, labels, workers = numbered_images(12), jnp.arange(12), 3
+    with_workers = jax.jit(cutmix, static_argnums=(3, 4))
+    for seed in range(8):
+        parts = with_workers(jax.random.key(seed), images, labels, VERSIONS, workers)
+        for mixed, first, second, weight in zip(*map(by_version, parts), strict=True):
+            np.testing.assert_array_equal(first, labels)
+            partners = second.reshape(workers, 4)
+            np.testing.assert_array_equal(np.sort(partners[0]), np.arange(4))
+            for worker, own in enumerate(partners):
+                np.testing.assert_array_equal(own - worker * 4, partners[0])
+            from_partner = mixed[..., 0] == second[:, None, None]
+            moved = second != first
+            assert len({inside.tobytes() for inside in from_partner[moved]}) <= 1
+            assert np.ptp(weight) == 0

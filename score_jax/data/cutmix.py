@@ -62,7 +62,8 @@ def cutmix(
         top, left, rows, columns = box(row, column, side, height, width)
         order = jax.random.permutation(order_key, batch // workers)
         if workers > 1:
-            order = (jnp.arange(workers)[:, None] * (batch // workers) + order).ravel()
+            starts = jnp.arange(workers) * (batch // workers)
+            order = (starts[:, None] + order[None, :]).ravel()
         y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
         inside = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)
         mixed = jnp.where(inside[None, :, :, None], images[order], images)
