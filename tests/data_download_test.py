@@ -1,7 +1,6 @@
 """Downloads against a server of our own that throttles, cuts, redirects, lies and goes away."""
 
 import hashlib
-import importlib.util
 import pathlib
 import shutil
 import socket
@@ -10,7 +9,7 @@ import threading
 import pytest
 
 from score_jax import cli, prepare
-from score_jax.data import download, download_urls, sources, transfers
+from score_jax.data import download, sources, transfers
 from score_jax.data.download import URLS, File
 from score_jax.types import UserError
 from tests import official_files as official
@@ -44,6 +43,7 @@ def fetch(server, monkeypatch, tmp_path):
         monkeypatch.setitem(URLS, "cifar10", (File("f.bin", urls, sha256, size),))
         fetch.lines = []
         paths = download.fetch("cifar10", tmp_path, fetch.lines.append, mirror)
+        fetch.paths = paths
         assert paths == [str(tmp_path / "downloads" / "cifar10" / "f.bin")]
         left = sorted(p.name for p in (tmp_path / "downloads" / "cifar10").iterdir())
         assert left == [".lock", "f.bin"]
@@ -144,6 +144,23 @@ def test_what_does_not_work_is_told_and_the_next_address_tried(way, part_of_mess
     assert fetch(way, "good") == CONTENT
 
 
+def test_without_a_checksum_the_length_must_be_told(fetch):
+    assert fetch("endless") == CONTENT
+    (pathlib.Path(fetch.paths[0])).unlink()
+    assert "does not say how long" in refusal(fetch, "endless", sha256="", size=0)
+
+
+def test_without_a_checksum_an_npz_must_look_like_one(server, monkeypatch, tmp_path):
+    file = File("f.npz", (f"{server.address}/good/f.npz",))
+    monkeypatch.setitem(URLS, "cifar10_ddpm", (file,))
+    with pytest.raises(UserError, match="sends something else than an npz file"):
+        download.fetch("cifar10_ddpm", tmp_path, lambda line: None)
+    assert [p.name for p in (tmp_path / "downloads" / "cifar10_ddpm").iterdir()] == [".lock"]
+    server.content = b"PK" + CONTENT
+    (path,) = download.fetch("cifar10_ddpm", tmp_path, lambda line: None)
+    assert pathlib.Path(path).read_bytes() == server.content
+
+
 def test_a_slow_address_is_left_for_another_and_used_when_there_is_none(fetch, monkeypatch):
     monkeypatch.setattr(transfers, "SLOW_SECONDS", 0.1)
     monkeypatch.setattr(transfers, "SLOW_RATE", 1e9)
@@ -223,31 +240,6 @@ def test_what_has_no_address_is_prepared_from_the_users_copy(tmp_path):
     assert "from https://github.com/yaircarmon/semisup-adv" in str(caught.value)
     assert "data prepare cifar10_ti500k --source=/path" in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_table_is_sound():
-    for name, files in URLS.items():
-        assert len({file.name for file in files}) == len(files), name
-        for file in files:
-            assert file.sha256 == "" or len(bytes.fromhex(file.sha256)) == 32
-            assert file.sha256 or all(url.startswith("https://") for url in file.urls)
-            assert all(url.rsplit("/", 1)[1] == file.name for url in file.urls)
-    hashes = [file.sha256 for files in URLS.values() for file in files if file.sha256]
-    assert len(set(hashes)) == len(hashes)
-    assert set(download_urls.PAGES).isdisjoint(URLS)
-
-
-def test_published_checksums_are_those_of_tensorflow_datasets():
-    known = {}
-    root = pathlib.Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
-    files = [root / "url_checksums" / f"{n}.txt" for n in ("mnist", "fashion_mnist")]
-    for file in [*files, root / "datasets" / "svhn_cropped" / "checksums.tsv"]:
-        for line in file.read_text().splitlines():
-            url, size, sha256, _ = line.split("\t")
-            known[url] = (sha256, int(size))
-    for name in ("mnist", "fashion_mnist", "svhn"):
-        for file in URLS[name]:
-            assert known[file.urls[0]] == (file.sha256, file.size)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -84,6 +84,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def way_longer(self):
         self._give(CONTENT + b"more")
 
+    def way_endless(self):
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(self.server.content)
+        self.close_connection = True
+
     def way_html(self):
         self._give(b"<html>log in</html>" + CONTENT[19:], kind="text/html")
 

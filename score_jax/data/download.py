@@ -71,7 +71,7 @@ def _there_already(name: str, file: File, folder: Path, report: Report) -> Path 
     if path is None:
         return None
     if not file.sha256:
-        report(f"{name}: using {path}, which is there already")
+        report(f"{name}: using {path}, which is there already; remove it to download it again")
         return path
     found = content_hash(path)
     if found != file.sha256:

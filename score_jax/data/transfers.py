@@ -102,12 +102,21 @@ class Transfer:
             found = content_hash(self.part)
             known = self.file.sha256 or self.redirects.sha256
             if known in ("", found):
+                self._check_start()
                 return self._finish(found)
             self._start_anew()
             if before and again:  # What was there before may have been the wrong part.
                 again = False
                 continue
             raise Failed(f"sends content of sha256 {found[:12]} where {known[:12]} is known")
+
+    def _check_start(self) -> None:
+        """Refuses what is plainly another file, where no checksum would."""
+        with self.part.open("rb") as part:
+            start = part.read(2)
+        if self.file.name.endswith((".npz", ".zip")) and start != b"PK" and not self.file.sha256:
+            self._start_anew()
+            raise Failed("sends something else than an npz file")
 
     def _finish(self, found: str) -> Path:
         path = self.part.with_name(self.file.name)
@@ -188,6 +197,8 @@ class Transfer:
         total = offset + int(length) if length.isdigit() else None
         if self.file.size and total not in (None, self.file.size):
             raise Failed(f"offers {total} bytes where the file has {self.file.size}")
+        if total is None and not (self.file.sha256 or self.redirects.sha256):
+            raise Failed("does not say how long the file is, so that its end could be missed")
         self._check_space((total or 0) - offset)
         etag = response.headers.get("ETag", "")
         if etag.startswith('"'):
