@@ -10,7 +10,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from score_jax.data import augment_idbh, augment_policies
+from score_jax.data.augment_draws import below, draws
+from score_jax.data.augment_ops import erase
 from score_jax.types import Array, Key
+
+Augmentation = Callable[[Key, Array], Array]
 
 
 def pad_crop_flip(key: Key, images: Array, pad: int = 4, padding: str = "constant") -> Array:
@@ -74,10 +79,60 @@ def no_augmentation(key: Key, images: Array) -> Array:
     return images
 
 
-AUGMENTATIONS: dict[str, Callable[[Key, Array], Array]] = {
+def cutout(key: Key, images: Array, side: int = 18) -> Array:
+    """Blackens a square about a pixel of each image, all pixels equally likely, cut at the border.
+
+    DeVries & Taylor (2017) with the 18 pixels of Wang et al.
+    """
+    _, height, width, channels = images.shape
+    of_row, of_column = draws(key, 2, images)
+    row, column = below(of_row, height), below(of_column, width)
+    half = side // 2
+    box = (row - half, column - half, row + half, column + half)
+    return erase(images, box, jnp.zeros(channels, images.dtype))
+
+
+def _crop_then(then: Augmentation) -> Augmentation:
+    """`pad_crop_flip`, then another augmentation."""
+
+    def both(key: Key, images: Array) -> Array:
+        crop_key, then_key = jax.random.split(key)
+        return then(then_key, pad_crop_flip(crop_key, images))
+
+    return both
+
+
+def _autoaugment(key: Key, images: Array) -> Array:
+    policy_key, cutout_key = jax.random.split(key)
+    return cutout(cutout_key, augment_policies.autoaugment(policy_key, images))
+
+
+def _randaugment(key: Key, images: Array) -> Array:
+    policy_key, crop_key = jax.random.split(key)
+    return pad_crop_flip(crop_key, augment_policies.randaugment(policy_key, images))
+
+
+def _on_bytes(augment: Augmentation) -> Augmentation:
+    """What is made for bytes, on images in [0, 1] too: rounded to bytes first."""
+
+    def any_type(key: Key, images: Array) -> Array:
+        if images.dtype == jnp.uint8:
+            return augment(key, images)
+        rounded = jnp.round(images.astype(jnp.float32) * 255).astype(jnp.uint8)
+        return (augment(key, rounded).astype(jnp.float32) / 255).astype(images.dtype)
+
+    return any_type
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
     "none": no_augmentation,
     "pad_crop_flip": pad_crop_flip,
     # Rice et al. 2020, Wu et al. 2020, Pang et al. 2021.
     "reflect_crop_flip": functools.partial(pad_crop_flip, padding="reflect"),
     "pad_crop_flip_rotate": pad_crop_flip_rotate,
+    # Options of Wang et al. 2023 for CIFAR-10; all but IDBH with `pad_crop_flip`.
+    "cutout": _crop_then(cutout),
+    "autoaugment": _on_bytes(_crop_then(_autoaugment)),
+    "randaugment": _on_bytes(_randaugment),
+    "idbh": _on_bytes(augment_idbh.idbh),
 }

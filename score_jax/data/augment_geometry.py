@@ -85,21 +85,17 @@ def affine(images: Array, matrices: Array, fill: int = 0) -> Array:
 
 
 @functools.cache
-def _cubic_weights(share: Fraction, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _cubic_weights(share: Fraction, width: int, denominator: int) -> tuple[np.ndarray, np.ndarray]:
     """Of a shear along y, for each column: the whole pixels that it moves by, i32[w], and the
-    numerators i32[4, w] of the weights of the four rows around, over `_denominator(share)`."""
+    numerators i32[4, w] of the weights of the four rows around."""
     moves = [share * (2 * column + 1) / 2 for column in range(width)]
     whole = [math.floor(move) for move in moves]
     parts = [move - floor for move, floor in zip(moves, whole, strict=True)]
     weights = [
         (-d + 2 * d**2 - d**3, 1 - 2 * d**2 + d**3, d + d**2 - d**3, -(d**2) + d**3) for d in parts
     ]
-    scaled = np.array([[int(w * _denominator(share)) for w in row] for row in weights], np.int32)
+    scaled = np.array([[int(w * denominator) for w in row] for row in weights], np.int32)
     return np.array(whole, np.int32), scaled.T
-
-
-def _denominator(share: Fraction) -> int:
-    return (2 * share.denominator) ** 3
 
 
 def shear_y_cubic(images: Array, shares: tuple[Fraction, ...], which: Array, fill: int) -> Array:
@@ -110,14 +106,14 @@ def shear_y_cubic(images: Array, shares: tuple[Fraction, ...], which: Array, fil
 
     Args:
       images: uint8[b, h, w, c].
-      shares: of a shear, of which image i has shares[which[i]]; all with one denominator d,
-        8 d^3 < 2^22.
+      shares: static; image i is sheared by shares[which[i]]. With their least common denominator
+        d, 8 d^3 < 2^22.
       which: i32[b].
       fill: grey value of what comes from outside.
     """
     batch, height, width, channels = images.shape
-    (denominator,) = {_denominator(share) for share in shares}
-    tables = [_cubic_weights(share, width) for share in shares]
+    denominator = (2 * math.lcm(*(share.denominator for share in shares))) ** 3
+    tables = [_cubic_weights(share, width, denominator) for share in shares]
     whole = jnp.asarray(np.stack([table[0] for table in tables]))[which][:, None, :]
     weights = jnp.asarray(np.stack([table[1] for table in tables]))[which]
     y = jnp.arange(height, dtype=jnp.int32)[None, :, None]

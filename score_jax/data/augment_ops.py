@@ -21,7 +21,7 @@ def per_image(values: Array) -> Array:
 
 
 def blend(start: Array, images: Array, factor: Array) -> Array:
-    """`Image.blend`, by which `ImageEnhance` works: start + factor * (images - start), cut to bytes.
+    """`Image.blend`, by which `ImageEnhance` works: start + factor * (images - start), as bytes.
 
     Pillow rounds the product to float32, then the sum, and drops what is after the point. Here the
     same is done with the factor's mantissa.
@@ -75,11 +75,12 @@ def smooth(images: Array) -> Array:
     height, width = images.shape[1:3]
     if height < 3 or width < 3:
         return images
-    wide = images.astype(jnp.int32)
-    rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
-    total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * wide[:, 1:-1, 1:-1]
-    inner = ((total + 6) // 13).astype(jnp.uint8)
-    return images.at[:, 1:-1, 1:-1].set(inner)
+    edges = ((0, 0), (1, 1), (1, 1), (0, 0))
+    padded = jnp.pad(images, edges).astype(jnp.int32)
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * images.astype(jnp.int32)
+    is_inner = jnp.pad(jnp.ones((1, height - 2, width - 2, 1), bool), edges)
+    return jnp.where(is_inner, ((total + 6) // 13).astype(jnp.uint8), images)
 
 
 def tones(images: Array, addition: Array, threshold: Array, mask: Array) -> Array:
@@ -137,10 +138,8 @@ def _one_too_low() -> tuple[np.ndarray, np.ndarray]:
 def equalize_tables(images: Array) -> Array:
     """uint8[b, c, 256] of `ImageOps.equalize`: a flat histogram in each channel."""
     batch, height, width, channels = images.shape
-    lanes = jnp.arange(batch * channels, dtype=jnp.int32).reshape(batch, 1, 1, channels)
-    counts = jnp.zeros((batch * channels, 256), jnp.int32)
-    counts = counts.at[lanes, images.astype(jnp.int32)].add(1, mode="promise_in_bounds")
-    counts = counts.reshape(batch, channels, 256)
+    count = jax.vmap(jax.vmap(functools.partial(jnp.bincount, length=256)))
+    counts = count(jnp.moveaxis(images, 3, 1).reshape(batch, channels, -1))
     highest = jnp.max(images, axis=(1, 2)).astype(jnp.int32)[:, :, None]
     last = jnp.take_along_axis(counts, highest, axis=2, mode="promise_in_bounds")
     step = (height * width - last) // 255
