@@ -100,7 +100,7 @@ def test_pseudo_labels_replace_those_of_their_set(tmp_path):
     np.testing.assert_array_equal(found[2].labels, expected)
     assert labels.dtype == np.int32 and len(found[2]) == 500
     source: Source = found[2]
-    assert (source.name, source.fingerprint) == ("made", "made 500")
+    assert (source.name, source.fingerprint, source.storage) == ("made", "made 500", "memory")
 
 
 def test_each_set_may_have_a_file(tmp_path):

@@ -228,7 +228,8 @@ def test_a_run_is_exported_from_its_checkpoint(tmp_path, monkeypatch):
     config = digits_config()
     run = workdir.open_workdir(tmp_path / "run", config, ["train"])
     params, batch_stats = weights()
-    asked = []
+    asked, images = [], {"labelled": {"digits": 1310}, "generated": {"made": 40}}
+    run.record(training_images=images)
 
     def load_for_export(where, which, kind):
         asked.append((where.path, which, kind))
@@ -245,6 +246,7 @@ def test_a_run_is_exported_from_its_checkpoint(tmp_path, monkeypatch):
     spec = export.load(run.path).spec
     assert (spec["weights"], spec["checkpoint"], spec["step"]) == ("live", "last", 12)
     assert spec["validation"] == {"clean": 0.75}
+    assert spec["training_images"] == images
     assert spec["model"]["mean"] == [0.3059]
     assert spec["config"]["seed"] == config.seed
 

@@ -34,10 +34,12 @@ class Relabelled:
     split: str
     path: str
     fingerprint: str
+    storage: str
 
     @staticmethod
     def of(source: Source, relabel: Callable[..., np.ndarray]) -> "Relabelled":
-        facts = {name: getattr(source, name) for name in ("name", "split", "path", "fingerprint")}
+        names = ("name", "split", "path", "fingerprint", "storage")
+        facts = {name: getattr(source, name) for name in names}
         return Relabelled(source=source, relabel=relabel, **facts)
 
     @property
