@@ -96,7 +96,11 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "name": ("string", "", "Name of the result: WORKDIR/eval/NAME."),
     "table": ("string", "", "Published table to print, beside the runs below WORKDIR."),
     "jobs": ("count", 0, "Settings that run at a time; 0: 1, or up to 4 on a CPU alone."),
-    "against": ("list", [], "Other exported models to attack from, comma separated."),
+    "against": (
+        "list",
+        [],
+        "Other exported models to attack from, or datasets to find test images of, with commas.",
+    ),
     "beside": ("list", [], "Other runs to show beside this one, comma separated."),
     "source": ("multi", [], "File or folder to prepare from; may be repeated."),
     "extends": ("string", "", "Dataset that the generated images of a set of your own add to."),

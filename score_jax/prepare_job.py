@@ -21,6 +21,7 @@ class Action:
 
 
 LABEL = ("artifact", "out", "batch_size")
+VERIFY = ("against", "out")
 PREPARE = ("source", "extends", "size", "mirror", "workers")
 
 
@@ -40,7 +41,13 @@ def _list(call: Call) -> str:
 def _info(call: Call, name: str) -> str:
     from score_jax import dataset_info
 
-    return dataset_info.info(name, call.data_dir)
+    return dataset_info.info(name, call.data_dir, call.out)
+
+
+def _verify(call: Call, name: str) -> str:
+    from score_jax import dataset_verify
+
+    return dataset_verify.verify(name, call.data_dir, tuple(call.against), call.out)
 
 
 def _label(call: Call, name: str) -> dict[str, Any]:
@@ -55,12 +62,13 @@ ACTIONS = {
     "prepare": Action(_prepare, ("NAME",), PREPARE),
     "list": Action(_list),
     "label": Action(_label, ("NAME",), LABEL),
-    "info": Action(_info, ("NAME",)),
+    "info": Action(_info, ("NAME",), ("out",)),
+    "verify": Action(_verify, ("NAME",), VERIFY),
 }
 
 
 def data(call: Call) -> Any:
-    """Prepares, lists or describes datasets.
+    """Prepares, lists, describes or verifies datasets.
 
     Raises:
       UsageError: no such action, another number of names than it takes, or another action's flag.
@@ -80,9 +88,9 @@ def data(call: Call) -> Any:
 
 
 DATA = Job(
-    "Prepare, list or describe datasets: data prepare NAME, data list, data info NAME.",
+    "Prepare, list, describe or verify datasets: data prepare NAME, list, info NAME, verify NAME.",
     "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
-    ("data_dir", *PREPARE, *LABEL),
+    ("data_dir", "against", *PREPARE, *LABEL),
     data,
     takes_words=True,
 )

@@ -1,0 +1,47 @@
+"""The splits of a prepared dataset, to be read through once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from score_jax.data import builders, records, sources
+from score_jax.data.datasets import DatasetSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split that is read through once, in order."""
+
+    name: str
+    split: str
+    folder: Path
+    spec: DatasetSpec
+    source: sources.Source
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Images and labels, some at a time."""
+        for start in range(0, len(self.source), records.BLOCK):
+            stop = min(start + records.BLOCK, len(self.source))
+            yield self.source.take(np.arange(start, stop))
+
+
+def open_splits(name: str, data_dir: str = "") -> list[Split]:
+    """The splits of a prepared dataset; of one that we wrote, the images stay in their shards.
+
+    Raises:
+      UserError: unknown, not prepared, or its description is damaged.
+    """
+    folder = sources.find(name, data_dir)
+    spec = sources.spec(name, data_dir)
+    if folder is None or not records.is_readable(folder):
+        return [
+            Split(name, split, Path(images.path), spec, images)
+            for split in spec.split_sizes
+            for images in [sources.read_split(name, split, data_dir)]
+        ]
+    return [
+        Split(name, split, folder, spec, records.Records(name, split, folder, spec.image_shape))
+        for split in builders.facts(folder)["fingerprints"]
+    ]
