@@ -24,7 +24,8 @@ from score_jax.data.unfinished import ShardLog, source_files, source_key
 from score_jax.types import UserError, lookup
 
 OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
-BALANCED = ("cifar10", "cifar100")  # Every class has the same number of images in each split.
+# Every class has the same number of images in each split.
+BALANCED = ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet")
 UNFINISHED = ".score_jax_preparing_"
 MOST_WORKERS = 8  # More have nothing to do: the source is read by one process.
 
@@ -73,9 +74,13 @@ def prepare(
                 return str(final)
             if not sources and name in DATASETS and DATASETS[name].example_source:
                 sources = download.fetch(name, root, _report, mirror)
+            elif mirror:
+                raise UserError(f"--mirror={mirror} is for what is downloaded; leave it out")
             come = ", ".join(sources) or "the images that come with a library"
             _report(f"{name}: reading {come}")
-            spec, splits = readers.read_source(name, sources, extends=extends, size=size)
+            spec, splits = readers.read_source(
+                name, sources, extends=extends, size=size, data_dir=data_dir
+            )
             key = source_key(name, sources, {"extends": extends, "size": size, **_facts(splits)})
             with _unfinished(root, name, key, alone) as folder:
                 _write(name, spec, splits, sources, folder, workers or cores())

@@ -277,3 +277,9 @@ def test_the_command_hands_the_mirror_on(server, tmp_path, capsys):
     host = server.address.removeprefix("http://")
     assert f"was not downloaded ({host}: answers HTTP 404); fetch it from https://www.cs" in message
     assert [path for path, _ in server.requests] == ["/absent/cifar-10-python.tar.gz"]
+
+
+def test_a_mirror_beside_the_users_own_files_is_refused(tmp_path):
+    for name, files in (("cifar10", ("x.npz",)), ("digits", ())):
+        with pytest.raises(UserError, match="--mirror=http://a is for what is downloaded; leave"):
+            prepare.prepare(name, files, str(tmp_path), mirror="http://a")
