@@ -30,7 +30,7 @@ from score_jax import recipes, train_state
 from score_jax.data import sources
 from score_jax.minimax import maximize, minimized
 from score_jax.recipes import Run
-from score_jax.train_step import prepare, train_step
+from score_jax.train_step import prepare, step_keys, train_step
 from score_jax.types import UserError
 
 RECIPES = {"digits": "configs/digits_score.py", "cifar10": "configs/cifar10_score.py"}
@@ -75,9 +75,7 @@ def batches(
 
 def our_step(recipe, key, state, batch):
     """`train_step`, and its loss, which it tells in float32 only, at full precision."""
-    augment_key, attack_key, cutmix_key, _ = jax.random.split(
-        jax.random.fold_in(key, state.step), 4
-    )
+    augment_key, attack_key, cutmix_key, _ = step_keys(key, state.step)
     prepared = prepare(recipe, batch, augment_key, cutmix_key, state.step)
     prepared, batch_stats = maximize(
         recipe, state.params, state.batch_stats, attack_key, prepared, batch["start_noise"]

@@ -22,6 +22,7 @@ class Action:
 
 LABEL = ("artifact", "out", "batch_size")
 VERIFY = ("against", "out")
+PREVIEW = ("config", "out", "num_examples")
 PREPARE = ("source", "extends", "size", "mirror", "workers")
 
 
@@ -50,6 +51,21 @@ def _verify(call: Call, name: str) -> str:
     return dataset_verify.verify(name, call.data_dir, tuple(call.against), call.out)
 
 
+def _preview(call: Call) -> str:
+    if not call.config:
+        raise UsageError("--config=PATH[:ARG] is needed, such as configs/cifar10_score.py")
+    from score_jax import config, prepare_preview, recipes, writers
+    from score_jax.data import sources
+
+    folder = (f"data.dir={call.data_dir}",) if call.data_dir else ()
+    resolved = recipes.load(call.config, (*call.overrides, *folder))
+    train_size = sources.train_size(resolved.data.name, resolved.data.dir)
+    for warning in config.validate(resolved, train_size=train_size):
+        writers.LOGGER.warning(warning)
+    rows = {"rows": call.num_examples} if call.num_examples else {}
+    return prepare_preview.preview(resolved, call.out or "preview.png", **rows)
+
+
 def _label(call: Call, name: str) -> dict[str, Any]:
     from score_jax import prepare_labels
 
@@ -64,6 +80,7 @@ ACTIONS = {
     "label": Action(_label, ("NAME",), LABEL),
     "info": Action(_info, ("NAME",), ("out",)),
     "verify": Action(_verify, ("NAME",), VERIFY),
+    "preview": Action(_preview, (), PREVIEW),
 }
 
 
@@ -84,13 +101,16 @@ def data(call: Call) -> Any:
         if flag not in ("data_dir", *action.flags) and call.values[flag].present:
             of = " or ".join(f"`data {other}`" for other, a in ACTIONS.items() if flag in a.flags)
             raise UsageError(f"--{flag} is for {of}, not `data {name}`")
+    if call.overrides and "config" not in action.flags:
+        raise UsageError(f"--config.{call.overrides[0]} is for `data preview`, not `data {name}`")
     return action.run(call, *words)
 
 
 DATA = Job(
-    "Prepare, list, describe or verify datasets: data prepare NAME, list, info NAME, verify NAME.",
+    "Prepare, list, describe or verify datasets: data prepare NAME, list, info NAME, verify NAME; "
+    "data preview draws what a recipe makes of images.",
     "score-jax data prepare cifar10 --source=cifar-10-python.tar.gz --data_dir=data",
-    ("data_dir", "against", *PREPARE, *LABEL),
+    ("data_dir", "against", "config", "num_examples", *PREPARE, *LABEL),
     data,
     takes_words=True,
 )

@@ -40,7 +40,7 @@ class Recipe:
       loss_reduction: 'mean' over the batch, or 'sum' (Yang et al.).
       label_smoothing_scope: 'all' images, or only the 'generated' ones (Gowal et al. 2021).
       awp_gamma: size of the weight perturbation, 0 for none; awp_start_epoch: the first with it.
-      augment: (key, images f32[b, h, w, c]) -> images.
+      augment: (key, images u8 or f[b, h, w, c]) -> images, of the same type.
       augmented_views: how many independent augmentations of the batch, one after the other.
       cutmix: how many CutMix versions of the loaded images make the batch; 0 for none.
       emulated_workers: equal parts of the loaded images within which CutMix mixes; 0: one.

@@ -22,6 +22,7 @@ from score_jax import (
     recipes,
     restarts,
     train_state,
+    train_step,
     warm_start,
     workdir,
     workdir_lock,
@@ -95,7 +96,7 @@ def train(
         )
         # Compiled: keys cannot be put on devices of other processes.
         init_key, *keys = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
+            lambda: train_step.run_keys(config.seed),
             out_shardings=layout.replicated,
         )()
         epochs = functools.partial(mixing.epochs, data.sampler, data.names)

@@ -21,6 +21,16 @@ from score_jax.train_state import TrainState
 from score_jax.types import Array, Key, Params
 
 
+def run_keys(seed: int) -> tuple[Key, Key, Key]:
+    """The keys of a run: of the first weights, of the training steps, of validation."""
+    return tuple(jax.random.split(jax.random.key(seed), 3))
+
+
+def step_keys(key: Key, step: Array) -> tuple[Key, Key, Key, Key]:
+    """The keys of one training step: of augmentation, attack, CutMix and dropout."""
+    return tuple(jax.random.split(jax.random.fold_in(key, step), 4))
+
+
 def prepare(
     recipe: Recipe, batch: dict[str, Array], augment_key: Key, cutmix_key: Key, step: Array
 ) -> Batch:
@@ -32,12 +42,12 @@ def prepare(
       step: i32[], of training.
     """
     images, labels, generated = batch["images"], batch["labels"], batch.get("generated")
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255
     if recipe.augmented_views > 1:
         images, labels = (jnp.concatenate([x] * recipe.augmented_views) for x in (images, labels))
         generated = None if generated is None else jnp.tile(generated, recipe.augmented_views)
     images = recipe.augment(augment_key, images)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255
     targets = recipe.target_probs(labels, generated)
     if recipe.cutmix:
         images, own, other, weight = cutmix.cutmix(
@@ -113,9 +123,7 @@ def train_step(
       The state after it, and the sums of metrics since the last multiple of log_every_steps.
     """
     whole, sharded = (layout.whole, layout.sharded) if layout else (_as_it_is, _as_it_is)
-    augment_key, attack_key, cutmix_key, dropout_key = jax.random.split(
-        jax.random.fold_in(key, state.step), 4
-    )
+    augment_key, attack_key, cutmix_key, dropout_key = step_keys(key, state.step)
     noise = batch.get("start_noise")
     prepared = prepare(recipe, batch, augment_key, cutmix_key, state.step)
     weights = whole(state.params)

@@ -2,7 +2,9 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,3 +105,25 @@ def _cut(font: Any, text: str, width: float) -> str:
     while text and _width(font, text + "...") > width:
         text = text[:-1]
     return text + "..."
+
+
+def save(path: str | os.PathLike[str], png: bytes) -> Path:
+    """Writes a sheet; the file appears when it is whole.
+
+    Raises:
+      UserError: it is not named as a PNG file, or cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise UserError(f"--out={path} is not the name of a PNG file; give such as --out=sheet.png")
+    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(png)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
+    return target
