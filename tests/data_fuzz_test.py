@@ -19,7 +19,8 @@ from tests.mutations import mutate
 
 PER_FORM = 10  # In the quick suite, where all forms together make some 200.
 PER_FORM_SLOW = 120
-LARGE = {"imagenet folder": 8}  # Of whose many files a reading takes long: so many times fewer.
+# Of whose many files a reading takes long: so many times fewer.
+LARGE = {"imagenet folder": 8, "tiny_imagenet zip": 4}
 MEMORY = 200 << 10  # Kilobytes that all readings of a form together may add.
 SECONDS = 5.0
 

@@ -187,9 +187,9 @@ def tiny_imagenet_zip(path):
         for wnid, image in zip(TINY_CLASSES, images, strict=True):
             name = f"tiny-imagenet-200/train/{wnid}/images/{wnid}_0.JPEG"
             archive.writestr(name, _picture(image // 128 * 255, "JPEG"))
-        lines = "".join(f"val_{i}.JPEG\t{TINY_CLASSES[i]}\t0\t0\t62\t62\n" for i in range(20))
+        lines = "".join(f"val_{i}.JPEG\t{TINY_CLASSES[i]}\t0\t0\t62\t62\n" for i in range(200))
         archive.writestr("tiny-imagenet-200/val/val_annotations.txt", lines)
-        for i in range(20):
+        for i in range(200):
             name = f"tiny-imagenet-200/val/images/val_{i}.JPEG"
             archive.writestr(name, _picture(images[i], "JPEG"))
     return path / "t.zip"
@@ -245,6 +245,6 @@ SIZES = {
     "cifar100": {"train": 200, "test": 100},
     "mnist": {"train": 60, "test": 10},
     "svhn": {"train": 40, "test": 20},
-    "tiny_imagenet": {"train": 200, "test": 20},
+    "tiny_imagenet": {"train": 200, "test": 200},
     "restricted_imagenet": {"train": None, "test": None},
 }
