@@ -109,3 +109,14 @@ def test_mapped_files_of_a_folder_that_cannot_be_written_are_used(own, monkeypat
     shutil.rmtree(own / memory_maps.FOLDER)
     with pytest.raises(UserError, match="make it writable, or set config.data.storage=records"):
         memory_maps.open_split(own, "train", SHAPE, None)
+
+
+def test_other_content_than_was_written_is_not_mapped(own):
+    path = own / "metadata.json"
+    facts = json.loads(path.read_text())
+    written = facts["fingerprints"]["train"]
+    facts["fingerprints"]["train"] = "0" * 64
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"has content {written[:12]} where 000000000000 was"):
+        memory_maps.open_split(own, "train", SHAPE, None)
+    assert not maps(own)
