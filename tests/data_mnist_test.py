@@ -115,3 +115,14 @@ def test_damage_is_told(folder):
         assert "is damaged or not of this dataset" in refusal(folder)
     path.write_bytes(zipped[:-9])
     assert "is damaged or not of this dataset" in refusal(folder)
+
+
+def test_fashion_mnist_is_not_taken_for_mnist(folder, monkeypatch):
+    labels = contents()[1]["train"][1]
+    counts = np.bincount(labels, minlength=10)
+    monkeypatch.setattr(mnist, "MNIST_COUNTS", tuple(counts))
+    check(mnist.read_digits_mnist([str(folder)], SHAPE, SIZES))
+    other = counts + np.array([1, -1] + [0] * 8)
+    monkeypatch.setattr(mnist, "MNIST_COUNTS", tuple(other))
+    with pytest.raises(UserError, match=f"{counts[0]} are 0 where {other[0]} are; is it fashion"):
+        mnist.read_digits_mnist([str(folder)], SHAPE, SIZES)

@@ -19,6 +19,9 @@ from score_jax.data.raw_split import (
 from score_jax.types import UserError
 
 IMAGES, LABELS = 0x0803, 0x0801  # Unsigned bytes with three axes, with one.
+# Of each class in MNIST's training split; Fashion-MNIST, whose files have the same names and sizes,
+# has 6000 of each.
+MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 FORMS = (
     "the four files *-ubyte.gz (or unpacked), their folder, or an npz with x_train, y_train, "
     "x_test, y_test"
@@ -69,6 +72,27 @@ def read_mnist(
         )
         for split, count in sizes.items()
     }
+
+
+def read_digits_mnist(
+    sources: Sequence[str], image_shape: tuple[int, int, int], sizes: Mapping[str, int]
+) -> dict[str, RawSplit]:
+    """MNIST itself: `read_mnist`, but nothing else that looks like it.
+
+    Raises:
+      UserError: as `read_mnist`, or the labels are of another dataset.
+    """
+    splits = read_mnist(sources, image_shape, sizes)
+    if splits["train"].count == sum(MNIST_COUNTS):
+        counts = np.zeros(256, np.int64)
+        for _, labels in splits["train"].blocks(0):
+            counts += np.bincount(labels.clip(0, 255), minlength=256)
+        if tuple(counts[:10]) != MNIST_COUNTS:
+            raise UserError(
+                f"--source={sources[0]} does not have the labels of MNIST: {counts[0]} are 0 where "
+                f"{MNIST_COUNTS[0]} are; is it fashion_mnist?"
+            )
+    return splits
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

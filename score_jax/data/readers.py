@@ -29,7 +29,7 @@ READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {
     "cifar100": cifar.read_cifar100,
     "cifar10_ti500k": formats.read_tiny_images,
     "svhn": svhn.read_svhn,
-    "mnist": mnist.read_mnist,
+    "mnist": mnist.read_digits_mnist,
     "fashion_mnist": mnist.read_mnist,
     "tiny_imagenet": tiny_imagenet.read_tiny_imagenet,
     "restricted_imagenet": restricted_imagenet.read_restricted_imagenet,
