@@ -1,11 +1,14 @@
 """Batches of several prepared sets: the images they say, whatever the hosts and the storage."""
 
+import dataclasses
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from score_jax import config as config_module
 from score_jax import prepare
-from score_jax.data import pipeline, relabelling, sources
+from score_jax.data import mixing, pipeline, relabelling, sources
 
 # How batches may be made of digits and two generated sets.
 FORMS = {
@@ -120,3 +123,39 @@ def test_a_run_trains_on_pseudo_labels(config, tmp_path):
     np.testing.assert_array_equal(batch["labels"][relabelled], (own[relabelled] + 1) % 10)
     others = batch["generated"] & ~is_made
     np.testing.assert_array_equal(batch["labels"][others], own[others])
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """A source of a hundred million images, each of which tells its index."""
+
+    name: str = "simulated"
+
+    def __len__(self):
+        return 100_000_000
+
+    def take(self, indices):
+        pixels = indices.astype("<u4").view(np.uint8).reshape(-1, 2, 2, 1)
+        return pixels, (indices % 10).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    "ways", [dict(generated_sampling="permutation"), dict(mixing="pool"), dict()]
+)
+def test_a_hundred_million_images_take_no_memory(ways, config):
+    few, many = dataclasses.replace(Simulated(), name="labelled"), Simulated()
+    config.data.update(generated="simulated", validation_size=1024, batch_size=1024, **ways)
+    sampler = mixing.create_sampler(config, 50_000, (50_000, len(many)), lambda: None)
+    data = pipeline.TrainingData((few, many), sampler)
+    assert data.names == ("labelled", "simulated")
+    data.batch_at(0)
+    tracemalloc.start()
+    for step in (1, 97, 10**6):
+        batch, selection = data.batch_at(step), sampler.batch(step)
+        found = batch["images"].reshape(1024, 4).view("<u4").ravel()
+        np.testing.assert_array_equal(found, selection.indices)
+        np.testing.assert_array_equal(batch["labels"], selection.indices % 10)
+        assert batch["generated"].sum() == 512 or config.data.mixing == "pool"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20  # Of which the permutation of the labelled images takes 2.

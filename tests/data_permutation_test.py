@@ -49,6 +49,21 @@ def test_all_permutations_of_a_few_integers_are_equally_likely():
     assert abs(chi_squared(cases, 60)) < 4
 
 
+def test_odd_permutations_come_too():
+    def is_odd(permutation):
+        left, cycles = set(range(len(permutation))), 0
+        while left:
+            at, cycles = min(left), cycles + 1
+            while at in left:
+                left.remove(at)
+                at = int(permutation[at])
+        return (len(permutation) - cycles) % 2
+
+    for size in (9, 25):  # Squares of odd numbers.
+        odd = sum(is_odd(permute(np.arange(size), size, keys(key))) for key in range(100))
+        assert 25 < odd < 75
+
+
 def test_a_large_permutation_is_uniform_wherever_one_looks():
     size, count = HUNDRED_MILLION, 200_000
     for start in (0, size // 2, size - count):
