@@ -207,10 +207,24 @@ def _training(spec: Mapping[str, Any]) -> list[str]:
         "| setting | value |",
         "|---|---|",
         *rows,
+        *_images(spec),
         "",
         f"These are the {weights} of step {spec.get('step')}, the "
         f"{spec.get('checkpoint')} checkpoint{rule}.",
     ]
+
+
+def _images(spec: Mapping[str, Any]) -> list[str]:
+    """How many images the network saw, and what was done to their labels."""
+    data, rows = spec["config"].get("data") or {}, []
+    for kind, sets in (spec.get("training_images") or {}).items():
+        counts = ", ".join(f"{size:,} of {name}" for name, size in sets.items())
+        rows += [f"| {kind} images trained on | {counts} |"] if counts else []
+    if data.get("label_noise"):
+        rows.append(f"| wrong labels | {data['label_noise']:.1%} |")
+    if data.get("pseudo_labels"):
+        rows.append("| labels of generated images | another network's |")
+    return rows
 
 
 def _limitations(claim: Claim) -> list[str]:

@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from score_jax import interop, models, submit_claim, submit_paper, submit_zoo
+from score_jax import interop, models, submit_card, submit_claim, submit_paper, submit_zoo
 from score_jax.artifact import load
 from score_jax.data import sources
 from score_jax.types import UserError
@@ -244,3 +244,18 @@ def test_every_network_has_an_entry_that_our_weights_fit(robustbench, known):
     # No class of RobustBench takes images of these sizes.
     assert not network.included
     built.load_state_dict(interop.to_state_dict(name, *tiny_networks.weights(name)), strict=True)
+
+
+def test_the_card_says_how_many_images_there_were_and_what_their_labels_are():
+    spec = {
+        "config": {"data": {"generated": "a:1,b:3", "label_noise": 0.25, "pseudo_labels": "/x"}},
+        "training_images": {"labelled": {"cifar10": 48976}, "generated": {"a": 100, "b": 2000}},
+    }
+    lines = submit_card._training(spec)
+    assert "| labelled images trained on | 48,976 of cifar10 |" in lines
+    assert "| generated images trained on | 100 of a, 2,000 of b |" in lines
+    assert "| wrong labels | 25.0% |" in lines
+    assert "| labels of generated images | another network's |" in lines
+    assert not any("/x" in line for line in lines)
+    plain = submit_card._training({"config": {"data": {"generated": ""}}})
+    assert not any("images trained on" in line or "labels" in line for line in plain)
