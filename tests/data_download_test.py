@@ -234,6 +234,18 @@ def test_several_files_are_put_where_they_are_found(server, monkeypatch, tmp_pat
         download.fetch("mnist", tmp_path, lambda line: None)
 
 
+def test_large_downloads_are_announced(tmp_path):
+    lines = []
+    (tmp_path / "downloads" / "cifar10_edm_50m").mkdir(parents=True)
+    with pytest.raises(UserError, match="SCORE_JAX_OFFLINE is set"):
+        download.fetch("cifar10_edm_50m", tmp_path, lines.append)
+    assert "cifar10_edm_50m: 4 of 4 files to come, 35.9 GiB and more; in " in lines[0]
+    (tmp_path / "downloads" / "cifar10_edm_50m" / "50m_part2.npz").touch()
+    with pytest.raises(UserError, match="SCORE_JAX_OFFLINE is set"):
+        download.fetch("cifar10_edm_50m", tmp_path, lines.append)
+    assert "3 of 4 files" in lines[1]
+
+
 def test_what_has_no_address_is_prepared_from_the_users_copy(tmp_path):
     with pytest.raises(UserError) as caught:
         download.fetch("cifar10_ti500k", tmp_path, print)

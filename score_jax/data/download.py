@@ -45,10 +45,23 @@ def fetch(name: str, root: Path | str, report: Report, mirror: str = "") -> list
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with _only_one(folder):
+        _announce(name, folder, report)
         for file in URLS[name]:
             path = _there_already(name, file, folder, report)
             paths.append(str(path or _fetch_one(name, file, folder, report, mirror)))
     return paths
+
+
+def _announce(name: str, folder: Path, report: Report) -> None:
+    """Tells what is to come: of the largest sets, days and a disk."""
+    missing = [file for file in URLS[name] if not (folder / file.name).is_file()]
+    if len(missing) > 1 or any(file.size > 1 << 30 for file in missing):
+        known = sum(file.size for file in missing) / (1 << 30)
+        size = f", {known:.1f} GiB" if known >= 0.1 else ""
+        more = " and more" if size and not all(file.size for file in missing) else ""
+        report(
+            f"{name}: {len(missing)} of {len(URLS[name])} files to come{size}{more}; in {folder}"
+        )
 
 
 def _by_hand(name: str) -> str:
