@@ -190,7 +190,7 @@ def test_no_steps_give_no_batches(num_steps, config):
         (dict(name="digit"), "unknown dataset 'digit'"),
         (dict(name="digits_generated"), "is a generated set; train on data.name=digits"),
         (dict(generated="cifar10_ddpm"), "known: digits_generated"),
-        (dict(generated="ddpm"), "unknown generated dataset 'ddpm'"),
+        (dict(generated="ddpm"), "unknown dataset 'ddpm'"),
         (dict(validation_size=1438), "data.validation_size=1438"),
         (dict(dir="/nowhere"), "not prepared in /nowhere"),
     ],
