@@ -154,8 +154,8 @@ def _only_one(root: Path, name: str) -> Iterator[bool]:
 def _unfinished(root: Path, name: str, key: str, alone: bool) -> Iterator[Path]:
     """The folder to write to: what was left of the same source, else a new one.
 
-    What is wrong with the source takes it away; what stopped the preparation does not, where the
-    caller holds the dataset's lock and some shards are whole.
+    What is wrong with the source takes it away; what stopped the preparation or kept the source
+    from being read does not, where the caller holds the dataset's lock and some shards are whole.
     """
     folder = root / f"{UNFINISHED}{name}-{key}"
     if alone:
@@ -167,7 +167,9 @@ def _unfinished(root: Path, name: str, key: str, alone: bool) -> Iterator[Path]:
         yield folder
     except BaseException as error:
         whole = 0
-        if alone and isinstance(error, OSError | KeyboardInterrupt):
+        # Readers tell of all they meet as a `UserError`; an error number is not the file's fault.
+        unread = getattr(error.__context__, "errno", None)
+        if alone and (unread or isinstance(error, OSError | KeyboardInterrupt)):
             whole = len(ShardLog(folder / builders.relative_path(name)).whole)
         if whole:
             _report(f"{name}: {whole} shards are kept in {folder}; the same command goes on")

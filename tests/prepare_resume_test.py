@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from score_jax import prepare
-from score_jax.data import builders, shards, sources, unfinished
+from score_jax.data import builders, npz, shards, sources, unfinished
 from score_jax.data.raw_split import RawSplit
 from score_jax.types import UserError
 
@@ -251,6 +251,22 @@ def test_a_full_disk_keeps_what_is_whole(parts, tmp_path, monkeypatch, capsys, s
     assert "4 shards are kept in" in capsys.readouterr().err
     prepare.prepare("cifar10_ddpm", [*map(str, parts)], str(tmp_path), workers=1)
     assert "the rest: 4 of 10 shards" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_read_for_now_keeps_what_is_whole(
+    parts, tmp_path, monkeypatch, capsys, small_shards
+):
+    def unread(path, *arguments):
+        if path == parts[1]:
+            raise OSError(5, "Input/output error")
+        return real(path, *arguments)
+
+    real = npz.open_array
+    with monkeypatch.context() as patch:
+        patch.setattr(npz, "open_array", unread)
+        with pytest.raises(UserError, match="Input/output error"):
+            prepare.prepare("cifar10_ddpm", [*map(str, parts)], str(tmp_path), workers=1)
+    assert "5 shards are kept in" in capsys.readouterr().err
 
 
 def test_without_locks_nothing_is_shared(parts, whole, tmp_path, monkeypatch, small_shards):
