@@ -149,3 +149,28 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         with pytest.raises(UserError, match="is damaged or no npz") as caught:
             relabelled(held, generated="made", pseudo_labels=path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_refused_or_has_the_same_labels(tmp_path):
+    path, labels = write(tmp_path / "f.npz")
+    content = (tmp_path / "f.npz").read_bytes()
+    held, refused = (images(), images("made", 500)), 0
+    generator = np.random.default_rng(0)
+    for number in range(100):
+        damaged = bytearray(content)
+        at, other = generator.integers(0, len(content), 2)
+        if number % 3 == 0:
+            damaged[at] ^= 1 << generator.integers(8)
+        elif number % 3 == 1:
+            damaged[at : at + 50] = damaged[other : other + 50]
+        else:
+            del damaged[at:]
+        (tmp_path / "f.npz").write_bytes(damaged)
+        try:
+            found = relabelled(held, generated="made", pseudo_labels=path)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found[1].labels, labels)
+    assert refused > 50
