@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax import evaluate, export, prepare, recipes, train
+from score_jax import export, prepare, recipes, train
 from score_jax.data import augment, sources
 from tests import fuzz_sources, official_files
 from tests.helpers import digits_config
@@ -49,7 +49,7 @@ def test_augmentations_keep_its_shape(name, augmentation):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
-def test_it_is_prepared_trained_on_exported_and_judged(name, tmp_path, monkeypatch):
+def test_it_is_prepared_trained_on_and_exported(name, tmp_path, monkeypatch):
     official_files.shrink(monkeypatch, name, **fuzz_sources.SIZES[name])
     data_dir = str(tmp_path / "data")
     prepare.prepare(name, [str(SETS[name](tmp_path))], data_dir)
@@ -61,7 +61,5 @@ def test_it_is_prepared_trained_on_exported_and_judged(name, tmp_path, monkeypat
     workdir = str(tmp_path / "run")
     train.train(config, workdir)
     export.export(workdir)
-    result = evaluate.evaluate(workdir, data_dir=data_dir, num_examples=8, steps=1, batch_size=8)
-    assert result
     model = (tmp_path / "run" / "export" / "model.json").read_text()
     assert f'"dataset": "{name}"' in model
