@@ -104,14 +104,21 @@ def test_a_whole_shard_is_compared_with_what_comes_again(tmp_path):
     assert (tmp_path / "shard").read_bytes() == before
 
 
-def test_what_the_disk_changed_is_noticed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", ["flip", "cut", "other images"])
+def test_what_the_disk_changed_is_noticed(change, tmp_path, monkeypatch):
     images, labels = random_images(np.arange(100) % 10)
+    write(tmp_path / "other", images ^ 1, labels)
     fsync = shards.os.fsync
 
     def damage(descriptor):
         fsync(descriptor)
         content = bytearray((tmp_path / "shard").read_bytes())
-        content[content.index(images[50].tobytes())] ^= 1
+        if change == "flip":
+            content[content.index(images[50].tobytes())] ^= 1
+        elif change == "cut":
+            del content[-100:]
+        else:
+            content = (tmp_path / "other").read_bytes()
         (tmp_path / "shard").write_bytes(content)
 
     monkeypatch.setattr(shards.os, "fsync", damage)
