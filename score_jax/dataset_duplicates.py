@@ -74,6 +74,8 @@ class Within:
 
     def compare(self, workers: int) -> None:
         """Finds near pairs, all images with each other: for splits that fit in memory."""
+        if not duplicates.has_near(self.split.spec.image_shape):
+            return
         whole, labels = self.split.source.take(np.arange(len(self._labels)))
         images = TestImages(whole, moved=False)
         starts = range(0, len(labels), duplicates.ROWS)
@@ -116,8 +118,9 @@ def tell(findings: Sequence[Against | Within]) -> list[str]:
         )
         named = f": {named}{', ...' if len(one.pairs) > FEW else ''}" if named else ""
         if isinstance(one, Against):
+            near = f"{one.near} near" if one.images.finds_near else "(of such images) no near"
             lines.append(
-                f"{one.words[0]} in {one.split.split}: {one.exact} exact and {one.near} near "
+                f"{one.words[0]} in {one.split.split}: {one.exact} exact and {near} "
                 f"pairs; {len(one.tests)} of {len(one.images)} test images{named}"
             )
         else:

@@ -15,6 +15,8 @@ directions, unless that would take too long. A pair is near where its likeness r
 `LIKENESS + CROWDING * log2(1 + n)`: n test images, of 10,000, look like this one at a glance. A
 small dark thing in a blue sky looks like a hundred others, and needs more than a busy street.
 The rule depends on the pair and the test split alone: not on the size or order of what is compared.
+Near pairs are looked for among colour images of at least `SMALLEST` pixels a side: written digits
+look alike by the hundred without being copies.
 """
 
 import functools
@@ -31,6 +33,7 @@ DETAIL = 7
 SHIFT = 1 / 8  # Of the side.
 MOVED = 3 / 32  # Of the side.
 EDGE = 3 / 16  # Of the side: where the image fades out, so that its borders do not count.
+SMALLEST = 24
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 MOVES = ((0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x))
 ROWS = 256  # Images compared with the test split at once.
@@ -57,6 +60,11 @@ def digests(images: np.ndarray) -> np.ndarray:
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     parts = [hashlib.blake2b(row.data, digest_size=8).digest() for row in rows]
     return np.frombuffer(b"".join(parts), np.uint64)
+
+
+def has_near(image_shape: tuple[int, ...]) -> bool:
+    """Whether near pairs are looked for among images of that shape (h, w, c)."""
+    return image_shape[2] == 3 and min(image_shape[:2]) >= SMALLEST
 
 
 class Glance:
@@ -126,7 +134,9 @@ class Details:
 class TestImages:
     """The images of a test split, ready to be found among others.
 
-    Holds some 4 kB an image of 32x32x3 beside the image itself. Several threads may use it.
+    Holds some 7 kB an image of 32x32x3 beside the image itself. Several threads may use it.
+
+    finds_near: whether it looks for more than equal images.
     """
 
     __test__ = False  # Not for pytest to collect.
@@ -138,6 +148,11 @@ class TestImages:
         missed, and finding takes an eighth of the time.
         """
         self._images = images
+        self._digests = digests(images)
+        self._by_digest = np.argsort(self._digests, kind="stable")
+        self.finds_near = has_near(images.shape[1:])
+        if not self.finds_near:
+            return
         self._glance, self._details = Glance(images), Details(images)
         parts = [images[start : start + ROWS] for start in range(0, len(images), ROWS)]
         mirrored = [part[:, :, ::-1] for part in parts]
@@ -148,8 +163,6 @@ class TestImages:
             for move in (MOVES if moved else MOVES[:1])
         ]
         self._required = np.tile(LIKENESS + CROWDING * np.log2(1 + self._crowd()), 2)
-        self._digests = digests(images)
-        self._by_digest = np.argsort(self._digests, kind="stable")
 
     def __len__(self) -> int:
         return len(self._images)
@@ -172,7 +185,8 @@ class TestImages:
         for start in range(0, len(images), ROWS):
             some = images[start : start + ROWS]
             pairs += self._exact(some, first + start, within)
-            pairs += self._near(some, first + start, within)
+            if self.finds_near:
+                pairs += self._near(some, first + start, within)
         exact = {(pair.test, pair.other) for pair in pairs if pair.is_exact}
         return [pair for pair in pairs if pair.is_exact or (pair.test, pair.other) not in exact]
 
