@@ -54,14 +54,13 @@ def _verify(call: Call, name: str) -> str:
 def _preview(call: Call) -> str:
     if not call.config:
         raise UsageError("--config=PATH[:ARG] is needed, such as configs/cifar10_score.py")
-    from score_jax import config, prepare_preview, recipes, writers
+    from score_jax import config, prepare_preview, recipes
     from score_jax.data import sources
 
     folder = (f"data.dir={call.data_dir}",) if call.data_dir else ()
     resolved = recipes.load(call.config, (*call.overrides, *folder))
     train_size = sources.train_size(resolved.data.name, resolved.data.dir)
-    for warning in config.validate(resolved, train_size=train_size):
-        writers.LOGGER.warning(warning)
+    config.validate(resolved, train_size=train_size)  # Its warnings are of training.
     rows = {"rows": call.num_examples} if call.num_examples else {}
     return prepare_preview.preview(resolved, call.out or "preview.png", **rows)
 

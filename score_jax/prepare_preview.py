@@ -27,8 +27,9 @@ def preview(config: ConfigDict, out: str, rows: int = 8) -> str:
       rows: images; at most those of the batch are shown.
 
     Raises:
-      UserError: unprepared data, or a file that cannot be written.
+      UserError: unprepared data, or a file that is no PNG or cannot be written.
     """
+    sheet.check_name(out)
     recipe = recipes.build(config).recipe
     spec = sources.spec(config.data.name, config.data.dir)
     batch = pipeline.open_training_data(config).batch_at(0)
@@ -39,13 +40,13 @@ def preview(config: ConfigDict, out: str, rows: int = 8) -> str:
     key = run_keys(config.seed)[1]
 
     @jax.jit
-    def augmented(step: Array) -> tuple[Array, Array]:
+    def augmented(batch: dict[str, Array], step: Array) -> tuple[Array, Array]:
         augment_key, _, cutmix_key, _ = step_keys(key, step)
         made = prepare(recipe, batch, augment_key, cutmix_key, step)
-        first = jnp.arange(versions)[:, None] * len(batch["images"]) + jnp.arange(rows)[None, :]
+        first = jnp.arange(versions)[:, None] * batch["images"].shape[0] + jnp.arange(rows)[None, :]
         return made.images[first], made.target_probs[first]
 
-    steps = [augmented(jnp.int32(step)) for step in range(-(-COLUMNS // versions))]
+    steps = [augmented(batch, jnp.int32(step)) for step in range(-(-COLUMNS // versions))]
     images = np.concatenate([np.asarray(made) for made, _ in steps])[:COLUMNS]
     probs = np.concatenate([np.asarray(each) for _, each in steps])[:COLUMNS]
     shown = np.concatenate([batch["images"][None, :rows], np.round(images * 255).astype(np.uint8)])

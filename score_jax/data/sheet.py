@@ -107,15 +107,24 @@ def _cut(font: Any, text: str, width: float) -> str:
     return text + "..."
 
 
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuses a file that is not named as a PNG, before work is done for it.
+
+    Raises:
+      UserError: naming the flag.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"--out={path} is not the name of a PNG file; give such as --out=sheet.png")
+
+
 def save(path: str | os.PathLike[str], png: bytes) -> Path:
     """Writes a sheet; the file appears when it is whole.
 
     Raises:
       UserError: it is not named as a PNG file, or cannot be written.
     """
+    check_name(path)
     target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise UserError(f"--out={path} is not the name of a PNG file; give such as --out=sheet.png")
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
