@@ -172,6 +172,11 @@ def test_damage_is_told(form, splits, tmp_path):
     path.unlink()
     assert "is not a whole TFDS folder" in refusal("own", [str(folder)])
     path.write_bytes(content)
+    info = folder / "dataset_info.json"
+    told = info.read_text()
+    info.write_text(told.replace("{SPLIT}", "{SPLAT}"))
+    assert "is not a whole TFDS folder" in refusal("own", [str(folder)])
+    info.write_text(told)
     (folder / "features.json").write_text("{")
     assert "is not a whole TFDS folder" in refusal("own", [str(folder)])
 

@@ -47,6 +47,8 @@ def read_tfds_folder(folder: Path, size: int = 0) -> Found:
     with _told(folder):
         builder = tfds.builder_from_directory(str(folder))
         features, infos = dict(builder.info.features), builder.info.splits
+        files = {split: tuple(map(Path, info.filepaths)) for split, info in infos.items()}
+        counts = {split: int(info.num_examples) for split, info in infos.items()}
     image, label = features.get("image"), features.get("label")
     if image is None or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
@@ -62,11 +64,10 @@ def read_tfds_folder(folder: Path, size: int = 0) -> Found:
         places["test"] = test
     splits = {}
     for split, name in places.items():
-        files = tuple(Path(path) for path in infos[name].filepaths)
         stored = _Stored(
             folder=folder,
             split=name,
-            files=files,
+            files=files[name],
             image_shape=image_shape,
             resize=size,
             encoded=isinstance(image, tfds.features.Image),
@@ -76,8 +77,8 @@ def read_tfds_folder(folder: Path, size: int = 0) -> Found:
                 f"--source={folder} is in format {stored.form!r}; array_record and tfrecord are "
                 "read"
             )
-        count = int(infos[name].num_examples)
-        splits[split] = RawSplit(count, functools.partial(_blocks, stored, count))
+        blocks = functools.partial(_blocks, stored, counts[name])
+        splits[split] = RawSplit(counts[name], blocks)
     return Found(image_shape, tuple(label.names), splits)
 
 
