@@ -134,6 +134,19 @@ def test_without_ids_the_order_is_that_of_the_records(splits, tmp_path):
     np.testing.assert_array_equal(whole(found["train"])[0], splits["train"][0][order])
 
 
+def test_encoded_images_are_brought_to_a_size_and_others_have_one(splits, tmp_path):
+    folder, _ = write_tfds(tmp_path / "a", {"train": splits["train"]}, kind="png")
+    for size in (16, 32):
+        spec, found = readers.read_source("own", [str(folder)], size=size)
+        assert spec.image_shape == (size, size, 3)
+        assert whole(found["train"])[0].shape == (40, size, size, 3)
+    folder, _ = write_tfds(tmp_path / "b", {"train": splits["train"]}, kind="bytes")
+    _, found = readers.read_source("own", [str(folder)], size=32)
+    assert whole(found["train"])[0].shape == (40, 32, 32, 3)
+    with pytest.raises(UserError, match="not files that --size could bring to a size"):
+        whole(readers.read_source("own", [str(folder)], size=16)[1]["train"])
+
+
 def test_the_newest_version_is_taken(tmp_path):
     for version in ("1.9.0", "1.10.0"):
         (tmp_path / version).mkdir()

@@ -55,6 +55,8 @@ def read_tfds_folder(folder: Path, size: int = 0) -> Found:
             f"--source={folder} has {', '.join(sorted(features))}; an `image` and a `label` with "
             "classes are needed"
         )
+    if tuple(image.shape[:2]) == (size, size):
+        size = 0  # They have it.
     image_shape = _shape(folder, tuple(image.shape), size)
     places = {"train": "train"}
     test = next((name for name in TEST_FOLDERS if name in infos), None)
