@@ -170,7 +170,9 @@ def _unfinished(root: Path, name: str, key: str, alone: bool) -> Iterator[Path]:
         # Readers tell of all they meet as a `UserError`; an error number is not the file's fault.
         unread = getattr(error.__context__, "errno", None)
         if alone and (unread or isinstance(error, OSError | KeyboardInterrupt)):
-            whole = len(ShardLog(folder / builders.relative_path(name)).whole)
+            log = ShardLog(folder / builders.relative_path(name))
+            log.tidy()
+            whole = len(log.whole)
         if whole:
             _report(f"{name}: {whole} shards are kept in {folder}; the same command goes on")
         else:

@@ -134,7 +134,9 @@ def test_what_was_interrupted_says_what_is_kept(parts, tmp_path):
     assert "KeyboardInterrupt" in told and stopped.returncode != 0
     [folder] = left(tmp_path)
     assert f"shards are kept in {folder}; the same command goes on" in told
-    assert len(unfinished.ShardLog(folder / builders.relative_path("cifar10_ddpm")).whole) >= 1
+    log = unfinished.ShardLog(folder / builders.relative_path("cifar10_ddpm"))
+    assert {path.name for path in log.folder.iterdir()} == {unfinished.LOG, *log.whole}
+    assert len(log.whole) >= 1
 
 
 class Stop(KeyboardInterrupt):

@@ -34,13 +34,17 @@ class ShardLog:
 
     def check(self, workers: int) -> None:
         """Forgets the shards whose files are not what they were, and removes parts of others."""
-        for path in self.folder.glob(f"*{TEMPORARY}*"):
-            path.unlink()
+        self.tidy()
         with ThreadPoolExecutor(workers) as pool:
             fine = list(pool.map(self._is_whole, self.whole.values()))
         self.whole = {
             name: facts for (name, facts), ok in zip(self.whole.items(), fine, strict=True) if ok
         }
+
+    def tidy(self) -> None:
+        """Removes parts of shards, which nobody can go on with."""
+        for path in self.folder.glob(f"*{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
     def _is_whole(self, facts: ShardFacts) -> bool:
         path = self.folder / facts.file
