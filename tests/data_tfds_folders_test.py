@@ -11,6 +11,7 @@ from array_record.python import array_record_module
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
+from score_jax import prepare
 from score_jax.data import readers, record_files, sources, tfds_folders
 from score_jax.types import UserError
 from tests import official_files
@@ -202,3 +203,15 @@ def test_the_checksum_is_crc_32c():
     mixed = [*vectors, b"", b"123456789"]
     assert record_files.masked_crc32c(mixed).tolist()[:3] == expected
     assert record_files.masked_crc32c([]).shape == (0,)
+
+
+def test_tfds_own_folder_in_the_older_format_names_the_way_out(splits, tmp_path, monkeypatch):
+    official_files.shrink(monkeypatch, "cifar10", train=40, test=20)
+    folder, _ = write_tfds(tmp_path / "cifar10" / "3.0.2", splits)
+    with pytest.raises(UserError, match="is a TFDS folder in format 'tfrecord'") as caught:
+        sources.train_split("cifar10", str(tmp_path))
+    command = str(caught.value).rpartition("score-jax data prepare ")[2].split()
+    assert command == ["cifar10", f"--source={folder}"]
+    prepare.prepare("cifar10", [str(folder)], str(tmp_path))
+    found = sources.train_split("cifar10", str(tmp_path))
+    np.testing.assert_array_equal(found.images, splits["train"][0])

@@ -86,10 +86,11 @@ def _open(folder: Path) -> Any:
     try:
         file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat")
         if file_format not in (None, "array_record"):
+            # `--source` takes TFDS's older format, which cannot be read at random.
+            name = folder.parent.name.removesuffix("_cropped")  # svhn_cropped
             raise UserError(
-                f"{folder} is a TFDS folder in format {file_format!r}, which only TensorFlow "
-                "reads; prepare it again as array_record, or from the official files with: "
-                f"score-jax data prepare {folder.parent.name} --source=..."
+                f"{folder} is a TFDS folder in format {file_format!r}; make it one that is read "
+                f"with: score-jax data prepare {name} --source={folder}"
             )
         return tfds.builder_from_directory(str(folder))
     except UserError:
