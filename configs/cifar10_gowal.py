@@ -14,9 +14,10 @@ attacked images alone and debiased, Haiku's initialisation, four copies of each 
 smoothing for generated images only, a warm-up of ten epochs by the step.
 Differs from it: BatchNorm is not split by device (their device count is not stated); 70% of a batch
 is generated whatever the set (gowal21's share is not known); 100M images were not released, the
-recipe names the 1M set; with cutmix one box and permutation serve the whole batch, there one each
-of four workers; epochs are rounded up to whole steps (19,600 for 19,531); their released code does
-not hold out the 1,024 training images that select the model, their papers do.
+recipe names the 1M set; epochs are rounded up to whole steps (19,600 for 19,531); their released
+code does not hold out the 1,024 training images that select the model, their papers do. CutMix has
+one box a step for all four emulated workers, as in that code; the workers that their published
+runs had were machines, with a box each.
 Cost: gowal20 19,600 steps of 512, rebuffi21 39,200 and gowal21 98,000 of 1024 images, 27
 forward-equivalents each.
 
