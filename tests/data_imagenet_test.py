@@ -184,6 +184,20 @@ def test_restricted_imagenet_from_imagenets_folder(size, imagenet, monkeypatch):
         assert len(set(labels[:30].tolist())) > 3
 
 
+@pytest.mark.parametrize(("size", "side"), [(64, 72), (32, 36), (224, 252)])
+def test_the_shorter_side_is_first_brought_to_nine_eighths(size, side, imagenet, monkeypatch):
+    sides = []
+    monkeypatch.setattr(
+        restricted_imagenet.image_files,
+        "split_of",
+        lambda *arguments, resize: sides.append(resize),
+    )
+    restricted_imagenet.read_restricted_imagenet(
+        [imagenet], (size, size, 3), {"train": None, "test": None}
+    )
+    assert sides == [side, side]
+
+
 def test_what_is_missing_in_imagenet_is_told(imagenet, tmp_path):
     def read(*folders):
         shape, sizes = (64, 64, 3), {"train": None, "test": 203}
