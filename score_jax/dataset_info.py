@@ -112,19 +112,22 @@ def _measures(split: Split, noted: dict[str, Any]) -> tuple[list[int], list[floa
 
 
 def _write(path: Path, splits: list[Split]) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_draw(splits))
+    except OSError as error:
+        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def _draw(splits: list[Split]) -> bytes:
     images, captions = [], []
     for split in splits:
         for index, image, label in _of_each_class(split, len(splits)):
             images.append(image)
             captions.append(f"{split.spec.class_names[label]}\n{split.split} {index}")
     few = len(splits[0].spec.class_names) <= ON_SHEET // PER_CLASS
-    png = sheet(np.stack(images), captions, PER_CLASS if few else 20, title=splits[0].name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
-    except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
-    return path
+    return sheet(np.stack(images), captions, PER_CLASS if few else 20, title=splits[0].name)
 
 
 def _of_each_class(split: Split, splits: int) -> list[tuple[int, np.ndarray, int]]:

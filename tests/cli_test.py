@@ -191,15 +191,17 @@ def test_data_gets_its_flags(job, capsys):
     flags += ["--size=64", "--mirror=http://m"]
     options = dict(extends="mnist", workers=3, size=64, mirror="http://m")
     prepared = (("mine",), dict(sources=("a", "b"), data_dir="d", **options))
+    verify = ["verify", "edm", "--against=mnist,svhn", "--out=o"]
     for module, action, words, expected in (
         ("prepare", "prepare", flags, prepared),
         ("dataset_info", "list_datasets", ["list"], (("d",), {})),
-        ("dataset_info", "info", ["info", "mnist"], (("mnist", "d"), {})),
+        ("dataset_info", "info", ["info", "mnist", "--out=s.png"], (("mnist", "d", "s.png"), {})),
+        ("dataset_verify", "verify", verify, (("edm", "d", ("mnist", "svhn"), "o"), {})),
     ):
         calls = job(module, action, "told")
         assert cli.main(["data", *words, "--data_dir=d"]) == 0
         assert calls == [expected]
-    assert capsys.readouterr().out == "told\n" * 3
+    assert capsys.readouterr().out == "told\n" * 4
 
 
 @pytest.mark.parametrize(
