@@ -123,11 +123,11 @@ def test_grey_and_palette_images_become_what_the_dataset_has():
 
 def test_an_image_of_absurd_size_is_refused_by_its_header():
     header = bytearray(png(random_pixels(8, 8, 3)))
-    header[16:24] = (60_000).to_bytes(4, "big") * 2
+    header[16:24] = (10_000).to_bytes(4, "big") + (8_000).to_bytes(4, "big")
     checksum = zlib.crc32(header[12:29])
     header[29:33] = checksum.to_bytes(4, "big")
-    with pytest.raises(ValueError, match="60000|limit"):
-        image_files.decode(bytes(header), SHAPE)
+    with pytest.raises(ValueError, match="it has 10000x8000 pixels$"):
+        image_files.decode(bytes(header), SHAPE, resize=8)
 
 
 def test_the_order_mixes_classes_and_is_known_by_names_alone():

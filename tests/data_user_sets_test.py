@@ -109,6 +109,16 @@ def test_generated_images_of_a_known_dataset_by_class_name_or_number(tmp_path):
     )
 
 
+def test_generated_images_of_a_grey_dataset_are_grey(tmp_path):
+    write_folder(tmp_path, ["0", "9"], {"": 2}, shape=(28, 28))
+    _, found = readers.read_source("mine", [str(tmp_path)], extends="mnist")
+    assert whole(found["train"])[0].shape == (4, 28, 28, 1)
+    save(tmp_path / "0" / "0.png", random_images(1, 28, 28, 3)[0])
+    _, found = readers.read_source("mine", [str(tmp_path)], extends="mnist")
+    with pytest.raises(UserError, match="0/0.png is .* of mode RGB, the others are grey"):
+        whole(found["train"])
+
+
 def test_npz_files_with_and_without_what_they_extend(tmp_path):
     images, labels = random_images(5), np.array([0, 2, 1, 2, 0])
     for part in "ab":
