@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from score_jax.data import builders, shards, unfinished
+from score_jax.data import builders, content, shards, unfinished
 from score_jax.data.raw_split import RawSplit, in_memory
 from score_jax.types import UserError
 from tests.data_builders_test import SHAPE, SPEC, random_split, raw
@@ -33,9 +33,9 @@ def test_the_facts_tell_of_images_and_files(tmp_path, monkeypatch):
         np.testing.assert_allclose(facts["mean"][name], pixels.mean(0), rtol=1e-12)
         np.testing.assert_allclose(facts["std"][name], pixels.std(0), rtol=1e-9)
         for shard in facts["shards"][name]:
-            content = (folder / shard["file"]).read_bytes()
-            sha256 = hashlib.sha256(content).hexdigest()
-            assert (shard["size"], shard["sha256"]) == (len(content), sha256)
+            file = (folder / shard["file"]).read_bytes()
+            sha256 = hashlib.sha256(file).hexdigest()
+            assert (shard["size"], shard["sha256"]) == (len(file), sha256)
         assert sum(shard["count"] for shard in facts["shards"][name]) == len(labels)
     assert len(facts["shards"]["train"]) == 5
     assert facts["spec"]["split_sizes"] == {"train": 300, "test": 40}
@@ -43,11 +43,11 @@ def test_the_facts_tell_of_images_and_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"fingerprints": {"train": 3}}',
+    "text", ["", "[]", "{}", '{"fingerprints": {"train": 3}}',
                 '{"fingerprints": {}, "shards": {"train": [{"file": "../x", "count": 1}]}}'],
 )  # fmt: skip
-def test_damaged_facts_are_told(content, tmp_path):
-    (tmp_path / "metadata.json").write_text(content)
+def test_damaged_facts_are_told(text, tmp_path):
+    (tmp_path / "metadata.json").write_text(text)
     with pytest.raises(UserError, match="metadata.json is missing or damaged .* prepare it again"):
         builders.facts(tmp_path)
 
@@ -111,3 +111,13 @@ def test_images_that_stand_alone_are_not_asked_for_again(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found_labels, labels)
     assert fingerprint == builders.fingerprint(images, labels)
     assert asked == [*range(200, 400, 50), *range(1000, 2000, 50)]
+
+
+def test_labels_that_do_not_fit_in_memory_are_kept_in_an_unnamed_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "IN_MEMORY", 40)
+    images, labels = random_split(30)
+    found = content.ContentHash(tmp_path)
+    for stop in (10, 20, 30):
+        found.add(images[stop - 10 : stop], labels[stop - 10 : stop])
+        assert found.hexdigest() == content.fingerprint(images[:stop], labels[:stop])
+    assert found._labels._rolled and list(tmp_path.iterdir()) == []
