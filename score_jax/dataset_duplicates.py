@@ -74,8 +74,6 @@ class Within:
 
     def compare(self, workers: int) -> None:
         """Finds near pairs, all images with each other: for splits that fit in memory."""
-        if not duplicates.has_near(self.split.spec.image_shape):
-            return
         whole, labels = self.split.source.take(np.arange(len(self._labels)))
         images = TestImages(whole, moved=False)
         starts = range(0, len(labels), duplicates.ROWS)

@@ -13,7 +13,7 @@ import numpy as np
 from score_jax import dataset_duplicates
 from score_jax.data import builders, shards, sources
 from score_jax.data.content import ContentHash
-from score_jax.data.duplicates import Pair, TestImages, digests
+from score_jax.data.duplicates import Pair, TestImages, digests, has_near
 from score_jax.dataset_duplicates import Against, Within
 from score_jax.dataset_splits import Split, open_splits
 from score_jax.types import UserError
@@ -150,7 +150,8 @@ def _read_through(
     fingerprint = content.hexdigest()
     _compare_facts(split, seen, counts, fingerprint)
     within = Within(split, hashes, labels) if few else None
-    if within and count <= WITHIN_NEAR and not split.spec.extends and split.split == "train":
+    is_own = split.split == "train" and not split.spec.extends and count <= WITHIN_NEAR
+    if within and is_own and has_near(split.spec.image_shape):
         _report(f"{split.name}: comparing the images of {split.split} with each other")
         within.compare(workers)
     lines = [
