@@ -1,5 +1,6 @@
 """TinyImageNet and Restricted ImageNet, from small files in the official layouts."""
 
+import functools
 import io
 import zipfile
 
@@ -28,7 +29,8 @@ def value_of(images):
     return images[:, 0, 0, 0].astype(int) + 251 * images[:, 0, 0, 1].astype(int)
 
 
-def tiny_files():
+@functools.cache
+def _tiny_files():
     """Name to content of a tiny-imagenet-200 with two images a class, of which each tells its
     class; the pictures are lossless whatever their names say.
     """
@@ -47,11 +49,24 @@ def tiny_files():
     return files
 
 
+def tiny_files():
+    """`_tiny_files`, to be changed."""
+    return dict(_tiny_files())
+
+
 def write(folder, files):
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return str(folder)
+
+
+def pack(path, files):
+    """A zip of files, as the official one has them."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"tiny-imagenet-200/{name}", content)
+    return str(path)
 
 
 def read_tiny(*paths):
@@ -71,11 +86,8 @@ def tiny_folder(tmp_path_factory):
 
 
 def test_tiny_imagenet_from_its_folder_and_its_zip(tiny_folder, tmp_path):
-    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
-        for name, content in tiny_files().items():
-            archive.writestr(f"tiny-imagenet-200/{name}", content)
     contents = []
-    for source in (tiny_folder, str(tmp_path / "t.zip")):
+    for source in (tiny_folder, pack(tmp_path / "t.zip", tiny_files())):
         found = read_tiny(source)
         assert {split: raw.count for split, raw in found.items()} == TINY_SIZES
         for raw in found.values():
@@ -97,7 +109,7 @@ def test_validation_images_that_were_sorted_into_classes(tiny_folder, tmp_path):
         files[f"val/{wnids.TINY_IMAGENET[7 * i]}/images/val_{i}.JPEG"] = files.pop(
             f"val/images/val_{i}.JPEG"
         )
-    images, labels = whole(read_tiny(write(tmp_path / "sorted", files))["test"])
+    images, labels = whole(read_tiny(pack(tmp_path / "sorted.zip", files))["test"])
     np.testing.assert_array_equal(labels, 7 * np.arange(12))
     np.testing.assert_array_equal(value_of(images), labels)
 
@@ -130,7 +142,7 @@ def test_what_is_missing_in_tiny_imagenet_is_told(tmp_path):
         ("f", files | {"val/val_annotations.txt": b"val_0.JPEG"}, "val_annotations.txt is damaged"),
         ("g", files | {"val/val_annotations.txt": b"v\tn1\t"}, "val_annotations.txt is damaged"),
     ):
-        assert message in refusal(read_tiny, write(tmp_path / name, changed))
+        assert message in refusal(read_tiny, pack(tmp_path / f"{name}.zip", changed))
     assert "is no form of tiny_imagenet" in refusal(read_tiny, __file__)
     assert "--source=FILE is needed" in refusal(read_tiny)
 
