@@ -99,7 +99,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "against": (
         "list",
         [],
-        "Other exported models to attack from, or datasets to find test images of, with commas.",
+        "Other exported models to attack from, or datasets whose test images to look for; commas.",
     ),
     "beside": ("list", [], "Other runs to show beside this one, comma separated."),
     "source": ("multi", [], "File or folder to prepare from; may be repeated."),

@@ -20,7 +20,9 @@ LOOKED_AT = 100_000  # Images among which those of each class are looked for.
 def list_datasets(data_dir: str = "") -> str:
     """The known datasets, a line each: sizes, and the folder or the command that makes it."""
     lines = [f"datasets in {data_folder(data_dir)}:"]
-    for name in [*DATASETS, *sources.user_sets(data_dir)]:
+    names = [*DATASETS, *sources.user_sets(data_dir)]
+    width = max(map(len, names))
+    for name in names:
         spec = sources.spec(name, data_dir)
         sizes = ", ".join(
             f"{'any number of' if size is None else size} {split}"
@@ -30,7 +32,7 @@ def list_datasets(data_dir: str = "") -> str:
         folder = find(name, data_dir)
         state = f"prepared in {folder}" if folder else f"run: {prepare_command(name)}"
         kind = f"generated for {spec.extends}, " if spec.extends else ""
-        lines.append(f"  {name:<14} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
+        lines.append(f"  {name:<{width}} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
     return "\n".join(lines)
 
 
