@@ -32,7 +32,8 @@ def list_datasets(data_dir: str = "") -> str:
         folder = find(name, data_dir)
         state = f"prepared in {folder}" if folder else f"run: {prepare_command(name)}"
         kind = f"generated for {spec.extends}, " if spec.extends else ""
-        lines.append(f"  {name:<{width}} {kind}{shape}, {spec.num_classes} classes, {sizes}; {state}")
+        known = f"{kind}{shape}, {spec.num_classes} classes, {sizes}"
+        lines.append(f"  {name:<{width}} {known}; {state}")
     return "\n".join(lines)
 
 
