@@ -1,6 +1,7 @@
 """Image files: decoded as torchvision does it, in order, by blocks, and refused where damaged."""
 
 import io
+import threading
 import zipfile
 import zlib
 
@@ -139,3 +140,64 @@ def test_the_order_mixes_classes_and_is_known_by_names_alone():
     fewer = [names[i] for i in range(0, 2000, 2)]
     kept = [names[i] for i in order if i % 2 == 0]
     assert [fewer[i] for i in image_files.mixed_order(fewer)] == kept
+
+
+def test_names_that_are_not_utf8_come_by_their_bytes():
+    names = ["a/\udcff.png", "a/0.png", "a/1.png"]
+    assert [i for i in image_files.mixed_order(names) if i] == [
+        i + 1 for i in image_files.mixed_order(names[1:])
+    ]
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "float"])
+def test_images_of_more_than_eight_bits_are_refused(form):
+    pixels = np.full((8, 8), 1000, np.float32 if form == "float" else np.uint16)
+    content = png(pixels, "PPM" if form == "float" else form)
+    with pytest.raises(ValueError, match="holds 16-bit values or larger ones; 8-bit images are"):
+        image_files.decode(content, SHAPE)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(image_files, "LARGE_PIXELS", 8 * 8)
+    inside, most, meeting = [], [], threading.Event()
+    pixels_of = image_files._pixels
+
+    def watched(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        meeting.wait(0.02)
+        found = pixels_of(*arguments)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(image_files, "_pixels", watched)
+    for side, expected in ((9, 1), (8, 4)):
+        most.clear()
+        content = png(random_pixels(side, side, 3))
+        shape = (side, side, 3)
+        threads = [
+            threading.Thread(target=image_files.decode, args=(content, shape)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(most) == 4 and (max(most) == 1) == (expected == 1)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a/0.png", "a/0.png"], "holds two files of the name 'a/0.png'; pack it again"),
+        (["/abs/0.png"], "holds a file '/abs/0.png', which is no name below the zip's folder"),
+        (["a/../0.png"], "holds a file 'a/../0.png', which is no name"),
+    ],
+)
+def test_a_zip_of_names_that_nobody_unpacks_is_refused(names, told, tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        for name in ["a/", "a/1.png", *names]:
+            archive.writestr(name, b"")
+    with pytest.raises(UserError) as caught:
+        image_files.open_files(tmp_path / "z.zip")
+    assert told in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from score_jax import prepare, recipes
-from score_jax.data import pipeline, readers, sources
+from score_jax.data import npz, pipeline, readers, sources
 from score_jax.types import UserError
 from tests.helpers import digits_config, whole
 
@@ -241,3 +241,15 @@ def test_decoded_jpegs_are_what_pillow_decodes(tmp_path):
     expected = np.asarray(Image.open(io.BytesIO(content)))
     found = whole(readers.read_source("own", [str(tmp_path)])[1]["train"])[0]
     np.testing.assert_array_equal(found, np.stack([expected, expected]))
+
+
+def test_an_npz_tells_its_classes_without_its_images(tmp_path, monkeypatch):
+    np.savez(tmp_path / "g.npz", image=random_images(4), label=[[0], [1], [5], [0]])
+    read = []
+    open_array = npz.open_array
+    monkeypatch.setattr(npz, "open_array", lambda *a: read.append(a[1]) or open_array(*a))
+    spec, _ = readers.read_source("own", [str(tmp_path / "g.npz")])
+    assert spec.num_classes == 6 and read == ["label"]
+    np.savez(tmp_path / "n.npz", image=random_images(2), label=[-1, 0])
+    told = "has labels from -1 to 0; classes are numbered from 0 on"
+    assert told in refusal("own", [str(tmp_path / "n.npz")])

@@ -7,8 +7,9 @@ import functools
 import hashlib
 import io
 import os
+import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,21 @@ MAX_PIXELS = 1 << 26  # The largest of ImageNet has 61 million.
 DEPTH = 4  # Of folders below a class.
 BLOCK_BYTES = 8 << 20  # Of decoded images that are given at once.
 THREADS = 8  # At most; Pillow decodes without Python's lock.
+LARGE_PIXELS = 4 << 20  # Images of more take hundreds of MB and are decoded one at a time.
+_LARGE = threading.Semaphore()
 
 
-class Folder:
+class _Files:
+    """What `Folder` and `Zip` have in common."""
+
+    files: Callable[..., list[str]]
+
+    def images(self, at: str, depth: int = DEPTH) -> list[str]:
+        """The image files below the folder `at`, from there on, sorted."""
+        return [name for name in self.files(at, depth) if name.lower().endswith(ENDINGS)]
+
+
+class Folder(_Files):
     """The files below a folder."""
 
     def __init__(self, path: Path):
@@ -36,17 +49,17 @@ class Folder:
         """The names of the folders in `at`, sorted."""
         return sorted(e.name for e in self._entries(at) if e.is_dir() and _is_shown(e.name))
 
-    def images(self, at: str, depth: int = DEPTH) -> list[str]:
-        """The image files below the folder `at`, from there on, sorted."""
+    def files(self, at: str, depth: int = DEPTH) -> list[str]:
+        """All files below the folder `at`, from there on, sorted."""
         names = []
         for entry in self._entries(at):
             if not _is_shown(entry.name):
                 continue
             if entry.is_dir():
                 if depth:
-                    inside = self.images(_join(at, entry.name), depth - 1)
+                    inside = self.files(_join(at, entry.name), depth - 1)
                     names += [f"{entry.name}/{name}" for name in inside]
-            elif entry.name.lower().endswith(ENDINGS):
+            else:
                 names.append(entry.name)
         return sorted(names)
 
@@ -75,7 +88,7 @@ class Folder:
         """Nothing is held."""
 
 
-class Zip:
+class Zip(_Files):
     """The files of a zip, as `Folder` gives them; nothing is unpacked to disk."""
 
     def __init__(self, path: Path):
@@ -84,7 +97,13 @@ class Zip:
             self._zip = zipfile.ZipFile(path)
         except READ_ERRORS as error:
             raise damaged(path, error) from None
-        self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
+        self._sizes = {}
+        for info in self._zip.infolist():
+            wrong = _wrong_name(info.filename, info.filename in self._sizes)
+            if wrong:
+                self._zip.close()
+                raise UserError(f"--source={path} holds {wrong}; pack it again")
+            self._sizes[info.filename] = info.file_size
         # Of each folder, the names of its folders and of its files.
         self._inside: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
         for name in self._sizes:
@@ -101,12 +120,11 @@ class Zip:
         """The names of the folders in `at`, sorted."""
         return sorted(name for name in self._inside.get(at, ((), ()))[0] if _is_shown(name))
 
-    def images(self, at: str, depth: int = DEPTH) -> list[str]:
-        """The image files below the folder `at`, from there on, sorted."""
-        files = self._inside.get(at, ((), ()))[1]
-        names = [n for n in files if _is_shown(n) and n.lower().endswith(ENDINGS)]
+    def files(self, at: str, depth: int = DEPTH) -> list[str]:
+        """All files below the folder `at`, from there on, sorted."""
+        names = [name for name in self._inside.get(at, ((), ()))[1] if _is_shown(name)]
         for folder in self.folders(at) if depth else ():
-            names += [f"{folder}/{n}" for n in self.images(_join(at, folder), depth - 1)]
+            names += [f"{folder}/{n}" for n in self.files(_join(at, folder), depth - 1)]
         return sorted(names)
 
     def has(self, name: str) -> bool:
@@ -129,6 +147,15 @@ def open_files(path: Path) -> contextlib.closing[Any]:
     return contextlib.closing(Folder(path) if path.is_dir() else Zip(path))
 
 
+def _wrong_name(name: str, known: bool) -> str:
+    """What is wrong with the name of a file in a zip; '' for nothing."""
+    if known and not name.endswith("/"):
+        return f"two files of the name {name!r}"
+    if any(part in ("", ".", "..") for part in name.removesuffix("/").split("/")):
+        return f"a file {name!r}, which is no name below the zip's folder"
+    return ""
+
+
 def _is_shown(name: str) -> bool:
     # macOS leaves '._name' and '__MACOSX' beside what it packs.
     return bool(name) and not name.startswith((".", "__MACOSX"))
@@ -143,14 +170,16 @@ def mixed_order(names: Sequence[str]) -> list[int]:
 
     Files are found class by class, and the first training images validate: of all classes.
     """
-    return sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    # Linux has names that are not UTF-8; they come with what their own bytes are.
+    whole = [name.encode(errors="surrogateescape") for name in names]
+    return sorted(range(len(names)), key=lambda i: hashlib.sha256(whole[i]).digest())
 
 
 def open_image(content: bytes) -> Any:
     """A Pillow image of which only the header was read.
 
     Raises:
-      ValueError: no image, or one of more than MAX_PIXELS.
+      ValueError: no image, or one of more than MAX_PIXELS or of more than 8 bits.
     """
     from PIL import Image
 
@@ -160,6 +189,8 @@ def open_image(content: bytes) -> Any:
         raise ValueError(" ".join(str(error).split())[:100]) from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"it has {image.width}x{image.height} pixels")
+    if image.mode.startswith(("I", "F")):  # `convert` would make them white.
+        raise ValueError("it holds 16-bit values or larger ones; 8-bit images are expected")
     return image
 
 
@@ -174,8 +205,6 @@ def decode(content: bytes, image_shape: tuple[int, int, int], resize: int = 0) -
     Raises:
       ValueError: no image, damaged, or other than that.
     """
-    from PIL import Image
-
     height, width, channels = image_shape
     image = open_image(content)
     grey = image.mode in ("1", "L")
@@ -183,6 +212,15 @@ def decode(content: bytes, image_shape: tuple[int, int, int], resize: int = 0) -
         raise ValueError(f"it is of mode {image.mode}, the others are grey")
     if not resize and image.size != (width, height):
         raise ValueError(f"it has {image.width}x{image.height} pixels, not {width}x{height}")
+    large = image.width * image.height > LARGE_PIXELS
+    with _LARGE if large else contextlib.nullcontext():
+        return _pixels(image, image_shape, resize)
+
+
+def _pixels(image: Any, image_shape: tuple[int, int, int], resize: int) -> np.ndarray:
+    from PIL import Image
+
+    height, width, channels = image_shape
     try:
         image = image.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow raises almost any type on damaged input.
@@ -206,13 +244,16 @@ def split_of(
     labels: np.ndarray,
     image_shape: tuple[int, int, int],
     resize: int = 0,
+    remedy: str = "take it from the official files again",
 ) -> RawSplit:
     """A split of image files, in this order; decoded when their blocks are asked for.
 
     Args:
       path: of the folder or zip; names: of the files in it; resize: see `decode`.
+      remedy: what to do about a file that is damaged or of another size.
     """
-    blocks = functools.partial(_blocks, path, names, labels, image_shape, resize)
+    load = functools.partial(_load, image_shape, resize, remedy)
+    blocks = functools.partial(_blocks, path, names, labels, image_shape, load)
     return RawSplit(len(names), blocks, independent=True)
 
 
@@ -221,7 +262,7 @@ def _blocks(
     names: Sequence[str],
     labels: np.ndarray,
     image_shape: tuple[int, int, int],
-    resize: int,
+    load: Callable[[Any, str], np.ndarray],
     start: int,
 ) -> Iterator[Block]:
     size = min(512, max(8, BLOCK_BYTES // int(np.prod(image_shape))))
@@ -229,10 +270,10 @@ def _blocks(
     with open_files(path) as files, concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque[list[concurrent.futures.Future[np.ndarray]]]
         waiting = collections.deque()
-        load = functools.partial(_load, files, image_shape, resize)
         try:
             for begin in range(start, len(names), size):
-                waiting.append([pool.submit(load, name) for name in names[begin : begin + size]])
+                some = names[begin : begin + size]
+                waiting.append([pool.submit(load, files, name) for name in some])
                 if len(waiting) > 1:  # The next is decoded while this one is taken.
                     images = np.stack([future.result() for future in waiting.popleft()])
                     yield images, labels[begin - size : begin]
@@ -243,12 +284,14 @@ def _blocks(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(files: Any, image_shape: tuple[int, int, int], resize: int, name: str) -> np.ndarray:
+def _load(
+    image_shape: tuple[int, int, int], resize: int, remedy: str, files: Any, name: str
+) -> np.ndarray:
     try:
         return decode(files.read(name), image_shape, resize)
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"--source={files.path}: {name} is damaged or no image of this dataset ({reason}); "
-            "take it from the official files again"
+            f"{remedy}"
         ) from None

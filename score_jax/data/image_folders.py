@@ -12,6 +12,7 @@ from score_jax.data.raw_split import READ_ERRORS, RawSplit
 from score_jax.types import UserError
 
 FORM = "folders named after the classes, each of images; perhaps within train and test"
+SIZES = "; where images have many sizes, give --size=PIXELS, to which all are brought"
 TEST_FOLDERS = ("test", "val", "validation")  # The first that is there.
 
 
@@ -49,8 +50,10 @@ def read_image_folder(
             if test:
                 places["test"] = _join(root, test)
         found = {split: _images(files, at) for split, at in places.items()}
-        if not found["train"]:
+        if not any(found["train"].values()):
             raise UserError(f"--source={path} holds no classes of images; give {FORM}")
+        for split, at in places.items():
+            _check_folders(files, at, found[split])
         labels = _labels(path, list(found["train"]), class_names)
         first = [names[0] for names in found["train"].values()]
         image_shape = _shape(files, first, size, channels)
@@ -61,13 +64,15 @@ def read_image_folder(
             raise UserError(f"--source={path}: {split} has class {other[0]!r}, train has not")
         names = [name for inside in classes.values() for name in inside]
         ids = [labels[folder] for folder, inside in classes.items() for _ in inside]
-        order = image_files.mixed_order(names)
+        # Below the root, so that a zip has the order of the folder that it was packed from.
+        order = image_files.mixed_order([name[len(root) :].lstrip("/") for name in names])
         splits[split] = image_files.split_of(
             path,
             [names[i] for i in order],
             np.array(ids, np.int32)[order],
             image_shape,
             resize=size,
+            remedy="take it away" + ("" if size else SIZES),
         )
     return Found(image_shape, tuple(class_names) or tuple(labels), splits)
 
@@ -87,13 +92,30 @@ def _join(at: str, name: str) -> str:
 
 
 def _images(files: Any, at: str) -> dict[str, list[str]]:
-    """Of each class with images, their names from the source on."""
-    inside = {folder: files.images(_join(at, folder)) for folder in files.folders(at)}
+    """Of each class, the names of its images from the source on."""
     return {
-        folder: [f"{_join(at, folder)}/{name}" for name in names]
-        for folder, names in inside.items()
-        if names
+        folder: [f"{_join(at, folder)}/{name}" for name in files.images(_join(at, folder))]
+        for folder in files.folders(at)
     }
+
+
+def _check_folders(files: Any, at: str, classes: dict[str, list[str]]) -> None:
+    """Refuses a split without classes, and classes without images: labels would shift."""
+    where = f"--source={files.path}"
+    if not classes:
+        raise UserError(
+            f"{where}: {at} holds no folders of classes; sort its images into folders named as "
+            "those of train, or take it away"
+        )
+    empty = next((folder for folder, names in classes.items() if not names), None)
+    if empty is None:
+        return
+    place = _join(at, empty)
+    others = len(files.files(place))
+    raise UserError(
+        f"{where}: {place!r} holds no images, and {others} other files; take it away, or convert "
+        f"them to one of {', '.join(image_files.ENDINGS)}"
+    )
 
 
 def _labels(path: Path, folders: list[str], class_names: Sequence[str]) -> dict[str, int]:

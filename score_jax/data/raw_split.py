@@ -120,7 +120,10 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     """
     check_label_type(labels.dtype, labels.shape, count, where)
     if count and not (0 <= labels.min() and labels.max() < 1 << 30):
-        raise UserError(f"{where} has labels from {labels.min()} to {labels.max()}")
+        raise UserError(
+            f"{where} has labels from {labels.min()} to {labels.max()}; classes are numbered from "
+            "0 on"
+        )
     return labels.reshape(count).astype(np.int32)
 
 
@@ -157,6 +160,27 @@ def read_npz(
         return _npz_blocks(path, (images_key, images), (labels_key, labels), image_shape, start)
 
     return RawSplit(images.shape[0], blocks)
+
+
+def largest_label(path: Path, key: str) -> int:
+    """The largest of the labels of an npz, of which `read_npz` has seen the header; -1 for none.
+
+    The images are not read.
+
+    Raises:
+      UserError: negative labels, or a damaged file.
+    """
+    largest = -1
+    try:
+        header = npz.read_header(path, key)
+        with npz.open_array(path, key, header, 0) as read:
+            while content := read(header.row_bytes << 16):
+                labels = np.frombuffer(content, header.dtype)
+                labels = check_labels(labels, len(labels), f"{path}: {key}")
+                largest = max(largest, int(labels.max()))
+    except READ_ERRORS as error:
+        raise damaged(path, error) from None
+    return largest
 
 
 def _check_images(

@@ -1,6 +1,7 @@
 """Datasets that the user names: what is known about them comes from their files."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from score_jax.data.raw_split import (
     damaged,
     first_bytes,
     joined,
+    largest_label,
     local_path,
     read_npz,
 )
@@ -73,6 +75,8 @@ def read_user_set(
             any_size=False,
         )
         return spec, {"train": found.splits["train"]}
+    for class_name in found.class_names:
+        _check_class_name(class_name, sources[0])
     spec = DatasetSpec(
         num_classes=len(found.class_names),
         image_shape=found.image_shape,
@@ -84,6 +88,16 @@ def read_user_set(
     if spec.num_classes < 2:
         raise UserError(f"--source={sources[0]} holds {spec.num_classes} class; two are needed")
     return spec, found.splits
+
+
+def _check_class_name(name: str, source: str) -> None:
+    """Refuses what TFDS's file of class names, a line each in UTF-8, cannot hold."""
+    # Cc: control characters; Cs: what is not UTF-8.
+    if name != name.strip() or any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+        raise UserError(
+            f"--source={source} has a class {name!r}; give its folder a name in UTF-8 without "
+            "control characters, or spaces at its ends"
+        )
 
 
 def _read(name: str, paths: Sequence[Path], of: DatasetSpec | None, size: int) -> Found:
@@ -128,7 +142,7 @@ def _npz(paths: Sequence[Path], of: DatasetSpec | None) -> Found:
             raise UserError(f"--source={paths[0]} holds no {split} images")
     if of is not None:
         return Found(image_shape, of.class_names, splits)
-    largest = max(int(labels.max()) for raw in splits.values() for _, labels in raw.blocks(0))
+    largest = max(largest_label(p, labels) for p in paths for _, labels in pairs)
     if largest >= MAX_CLASSES:
         raise UserError(f"--source={paths[0]} has label {largest}; labels are classes from 0 on")
     return Found(image_shape, tuple(str(label) for label in range(largest + 1)), splits)
