@@ -1,5 +1,7 @@
 """Duplicates that a dataset was found to have: counted, told, written, drawn."""
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +11,9 @@ import numpy as np
 
 from score_jax.data import duplicates, sources
 from score_jax.data.duplicates import Pair, TestImages
-from score_jax.data.sheet import sheet
+from score_jax.data.sheet import save, sheet
 from score_jax.dataset_splits import Split
+from score_jax.types import UserError
 from score_jax.workdir import write_json_atomic
 
 KEPT = 5  # Pairs of one test image that are told; all are counted.
@@ -41,6 +44,17 @@ class Against:
     def pairs(self) -> list[Pair]:
         """Those that are kept, the likest first."""
         return sorted((pair for kept in self.tests.values() for pair in kept), key=_likest)
+
+    @property
+    def class_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those of test images and of the others."""
+        other = sources.class_names(self.other, self._data_dir)
+        return other, self.split.spec.class_names
+
+    @property
+    def left_out(self) -> int:
+        """Pairs that are counted but not kept."""
+        return self.exact + self.near - sum(map(len, self.tests.values()))
 
     def arrays(self) -> tuple[sources.Source, sources.Source]:
         """The sources of test images and of the others."""
@@ -92,6 +106,11 @@ class Within:
         """Those of different labels, the likest first."""
         return sorted(self.conflicts, key=_likest)
 
+    @property
+    def class_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those of both images of a pair."""
+        return (self.split.spec.class_names,) * 2
+
     def arrays(self) -> tuple[sources.Source, sources.Source]:
         """The sources of both images of a pair."""
         return self.split.source, self.split.source
@@ -130,14 +149,37 @@ def tell(findings: Sequence[Against | Within]) -> list[str]:
     return lines
 
 
-def write(findings: Sequence[Against | Within], folder: Path) -> list[str]:
+def make_folder(path: str) -> None:
+    """Makes the folder that findings will be written to, before they are looked for.
+
+    Raises:
+      UserError: naming the flag.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(
+            f"--out={path} is no folder that can be written to: {error.strerror}; give another"
+        ) from None
+
+
+def write(findings: Sequence[Against | Within], gaps: Sequence[str], folder: Path) -> list[str]:
     """Writes duplicates.json, and a sheet of pairs for each finding that has some.
+
+    Args:
+      findings: what was found.
+      gaps: what was not looked for.
+      folder: one that is there.
 
     Returns:
       A line for each file.
+
+    Raises:
+      UserError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lines, told = [], []
+    told, sheets = [], []
     for one in findings:
         first, second = one.arrays()
         pairs = one.pairs
@@ -145,7 +187,6 @@ def write(findings: Sequence[Against | Within], folder: Path) -> list[str]:
             _labels(first, [p.test for p in pairs]),
             _labels(second, [p.other for p in pairs]),
         ]
-        names = one.split.spec.class_names
         told.append(
             {
                 "of": one.words[0],
@@ -168,19 +209,25 @@ def write(findings: Sequence[Against | Within], folder: Path) -> list[str]:
             }
         )
         if isinstance(one, Against):
-            told[-1]["test_images"] = len(one.tests)
+            told[-1] |= {"test_images": len(one.tests), "pairs_left_out": one.left_out}
         if pairs:
             file = f"duplicates-{'-'.join(' '.join(one.words).split())}.png"
-            (folder / file).write_bytes(_draw(one, pairs, names))
-            lines.append(f"pairs drawn in {folder / file}")
+            sheets.append((folder / file, one, pairs))
     rule = {
         "glance": duplicates.GLANCE,
         "likeness": duplicates.LIKENESS,
         "crowding": duplicates.CROWDING,
         "pairs_kept_of_a_test_image": KEPT,
     }
-    write_json_atomic(folder / "duplicates.json", {"rule": rule, "found": told})
-    return [*lines, f"all pairs in {folder / 'duplicates.json'}"]
+    file = folder / "duplicates.json"
+    try:
+        write_json_atomic(file, {"rule": rule, "not_looked_for": list(gaps), "found": told})
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}; give another --out") from None
+    drawn = [save(path, _draw(one, pairs)) for path, one, pairs in sheets]
+    left_out = sum(one.left_out for one in findings if isinstance(one, Against))
+    but = f", but for {left_out}: at most {KEPT} of a test image" if left_out else ""
+    return [*(f"pairs drawn in {path}" for path in drawn), f"pairs in {file}{but}"]
 
 
 def _labels(source: sources.Source, indices: Sequence[int]) -> np.ndarray:
@@ -189,7 +236,7 @@ def _labels(source: sources.Source, indices: Sequence[int]) -> np.ndarray:
     return source.take(np.asarray(indices, np.int64))[1]
 
 
-def _draw(one: Against | Within, pairs: Sequence[Pair], names: Sequence[str]) -> bytes:
+def _draw(one: Against | Within, pairs: Sequence[Pair]) -> bytes:
     """The pairs as a sheet; of more than fit, one of each test image, from likest to least."""
     if len(pairs) > DRAWN:
         best: dict[int, Pair] = {}
@@ -199,9 +246,8 @@ def _draw(one: Against | Within, pairs: Sequence[Pair], names: Sequence[str]) ->
         places = np.unique(np.linspace(0, len(chosen) - 1, DRAWN).astype(int))
         pairs = [chosen[place] for place in places]
     images, captions = [], []
-    for source, places in zip(
-        one.arrays(), ([p.test for p in pairs], [p.other for p in pairs]), strict=True
-    ):
+    places_of = ([p.test for p in pairs], [p.other for p in pairs])
+    for source, names, places in zip(one.arrays(), one.class_names, places_of, strict=True):
         some, labels = source.take(np.asarray(places, np.int64))
         images.append(some)
         captions.append([f"{i}\n{names[label]}" for i, label in zip(places, labels, strict=True)])

@@ -13,6 +13,7 @@ import numpy as np
 from score_jax import dataset_duplicates
 from score_jax.data import builders, shards, sources
 from score_jax.data.content import ContentHash
+from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.duplicates import Pair, TestImages, digests, has_near
 from score_jax.dataset_duplicates import Against, Within
 from score_jax.dataset_splits import Split, open_splits
@@ -29,30 +30,32 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
     Args:
       name: the dataset.
       against: datasets whose test images are looked for; none for the one that it extends, or
-        itself.
-      out: folder for duplicates.json and duplicates.png; '' writes neither.
+        itself, where there are such images here.
+      out: folder for duplicates.json and sheets of pairs; '' writes neither.
 
     Returns:
       What was found, in lines; the last is the verdict. Duplicates are told, not an error.
 
     Raises:
-      UserError: it is damaged, or not prepared.
+      UserError: it is damaged, or not prepared; or `out` cannot be written.
     """
     own = sources.spec(name, data_dir)
-    against = tuple(against) or (own.extends or name,)
     for other in against:
-        spec = sources.spec(other, data_dir)
-        if "test" not in spec.split_sizes or spec.image_shape != own.image_shape:
+        if not _has_tests(other, own, data_dir):
             raise UserError(
                 f"--against={other} has no test images of {own.image_shape} as {name} has; give "
                 f"a dataset that has"
             )
+    against, not_compared = (against, "") if against else _default(name, own, data_dir)
+    if out:
+        dataset_duplicates.make_folder(out)
     folder = sources.find(name, data_dir)
     workers = os.cpu_count() or 1
     lines = []
     if folder is not None:
         lines += [f"{name} in {folder}", _check_shards(name, folder, workers)]
     findings: list[Against | Within] = []
+    gaps = [f"duplicates of test images: {not_compared}"] if not_compared else []
     for split in open_splits(name, data_dir):
         tests = {
             other: TestImages(
@@ -64,10 +67,54 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
         said, found = _read_through(split, tests, workers, data_dir)
         lines += said
         findings += found
+        gaps += _gaps(split, found)
     lines += dataset_duplicates.tell(findings)
+    lines += [f"not looked for: {gap}" for gap in gaps]
+    verdict = f"verdict: {name} is whole; " + _verdict(findings, not_compared)
     if out:
-        lines += dataset_duplicates.write(findings, Path(out))
-    return "\n".join([*lines, f"verdict: {name} is whole; " + _verdict(findings)])
+        try:
+            lines += dataset_duplicates.write(findings, gaps, Path(out))
+        except UserError:
+            _report("\n".join([*lines, verdict]))  # What took minutes to find.
+            raise
+    return "\n".join([*lines, verdict])
+
+
+def _has_tests(other: str, own: DatasetSpec, data_dir: str) -> bool:
+    spec = sources.spec(other, data_dir)
+    return "test" in spec.split_sizes and spec.image_shape == own.image_shape
+
+
+def _default(name: str, own: DatasetSpec, data_dir: str) -> tuple[tuple[str, ...], str]:
+    """The dataset whose test images are looked for unasked; or none, and why."""
+    other = own.extends or name
+    if other not in DATASETS and other not in sources.user_sets(data_dir):
+        return (), f"{other} is not prepared here"
+    if sources.find(other, data_dir) is None:
+        return (), f"{other} is not prepared here; run: {sources.prepare_command(other)}"
+    if not _has_tests(other, own, data_dir):
+        size = "x".join(map(str, own.image_shape))
+        return (), f"{other} has no test images of {size}; give some with --against=NAME"
+    return (other,), ""
+
+
+def _gaps(split: Split, found: Sequence[Against | Within]) -> list[str]:
+    """What was not looked for in a split, and why."""
+    count, gaps = len(split.source), []
+    if not has_near(split.spec.image_shape):
+        gaps.append("near pairs: not colour images of 24 pixels a side or more")
+    elif any(isinstance(one, Against) for one in found) and count > MOVED_UP_TO:
+        gaps.append(f"moved copies of test images: more than {MOVED_UP_TO:,} images")
+    within = [one for one in found if isinstance(one, Within)]
+    if not within:
+        gaps.append(f"equal images within it: more than {WITHIN_EXACT:,} images")
+    if any(one.is_compared for one in within):
+        gaps.append("near pairs within it that are moved by more than a sixteenth of the side")
+    elif has_near(split.spec.image_shape):
+        is_many = _is_labelled_train(split)
+        why = f"more than {WITHIN_NEAR:,} images" if is_many else "no labelled training images"
+        gaps.append(f"near pairs within it: {why}")
+    return [f"in {split.split}, {gap}" for gap in gaps]
 
 
 def _report(line: str) -> None:
@@ -150,8 +197,12 @@ def _read_through(
     fingerprint = content.hexdigest()
     _compare_facts(split, seen, counts, fingerprint)
     within = Within(split, hashes, labels) if few else None
-    is_own = split.split == "train" and not split.spec.extends and count <= WITHIN_NEAR
-    if within and is_own and has_near(split.spec.image_shape):
+    if (
+        within
+        and _is_labelled_train(split)
+        and count <= WITHIN_NEAR
+        and has_near(split.spec.image_shape)
+    ):
         _report(f"{split.name}: comparing the images of {split.split} with each other")
         within.compare(workers)
     lines = [
@@ -159,6 +210,10 @@ def _read_through(
         f"{counts.min()} to {counts.max()} a class, sha256 {fingerprint}, as written"
     ]
     return lines, [*found.values(), *([within] if within else [])]
+
+
+def _is_labelled_train(split: Split) -> bool:
+    return split.split == "train" and not split.spec.extends
 
 
 def _damaged(split: Split, reason: str) -> UserError:
@@ -186,11 +241,13 @@ def _compare_facts(split: Split, seen: int, counts: np.ndarray, fingerprint: str
             raise _damaged(split, f"its {field} are {value} where {known} are noted")
 
 
-def _verdict(findings: Sequence[Against | Within]) -> str:
+def _verdict(findings: Sequence[Against | Within], not_compared: str) -> str:
     parts = [
         f"{len(one.tests)} of {len(one.images)} test images of {one.other} have a duplicate in "
         f"{one.split.split}"
         for one in findings
         if isinstance(one, Against)
     ]
+    if not_compared:
+        return f"duplicates of test images were not looked for: {not_compared}"
     return "; ".join(parts) or "it has no images to train on"

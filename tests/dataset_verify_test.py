@@ -1,5 +1,6 @@
 """`data verify` and `data info`: damage is found, duplicates are told, sheets are drawn."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -90,6 +91,88 @@ def test_generated_images_are_compared_with_the_test_images_of_what_they_extend(
     assert "cifar10 test in train: 0 exact and 4 near pairs; 4 of 48 test images" in output
     assert all(f"{index}-{60 + index}" in output for index in range(4))
     assert "within train: 0 images equal an earlier one; 0 pairs" in output
+
+
+def add_user_set(folder: Path, name: str, extends: str = "") -> None:
+    """A prepared folder of training images alone, of a name that the user gave."""
+    spec = dataclasses.replace(
+        sources.DATASETS["cifar10"],
+        split_sizes={"train": 20},
+        extends=extends,
+        official_folder="",
+    )
+    splits = {"train": in_memory([(TRAIN[:20], TRAIN_LABELS[:20])])}
+    builders.write(folder, name, spec=spec, splits=splits, report=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("extends", "why"),
+    [
+        ("", "mine has no test images of 32x32x3; give some with --against=NAME"),
+        ("cifar10", "cifar10 is not prepared here; run: score-jax data prepare cifar10"),
+        ("gone", "gone is not prepared here"),
+    ],
+)
+def test_without_test_images_the_rest_is_verified(extends, why, tmp_path):
+    add_user_set(tmp_path, "mine", extends)
+    lines = dataset_verify.verify("mine", str(tmp_path)).splitlines()
+    assert lines[2].startswith("train: 20 images of 32x32x3")
+    assert f"not looked for: duplicates of test images: {why}" in lines
+    assert lines[-1] == (
+        f"verdict: mine is whole; duplicates of test images were not looked for: {why}"
+    )
+
+
+def test_test_images_of_other_classes_are_drawn(prepared, tmp_path):
+    """Of more classes than the training images have."""
+    with pytest.MonkeyPatch.context() as patch:
+        official.shrink(patch, "cifar10", train=len(TRAIN), test=48)
+        official.shrink(patch, "cifar100", train=48, test=48)
+        shutil.copytree(prepared / "score_jax_cifar10", tmp_path / "score_jax_cifar10")
+        parts = {split: (IMAGES, LABELS + 90) for split in ("train", "test")}
+        prepare(tmp_path, "cifar100", parts)
+        text = dataset_verify.verify("cifar10", str(tmp_path), ["cifar100"], str(tmp_path / "out"))
+    assert "cifar100 test in train: 2 exact" in text and "pairs drawn in" in text
+
+
+@pytest.mark.parametrize("out", ["file", "file/folder"])
+def test_a_folder_that_cannot_be_made_is_told_before_the_run(out, prepared, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(dataset_verify, "open_splits", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(UserError, match=f"--out={tmp_path / out} is no folder that can be"):
+        dataset_verify.verify("cifar10", str(prepared), out=str(tmp_path / out))
+
+
+@pytest.mark.parametrize("file", ["duplicates.json", "duplicates-cifar10-test-cifar10-train.png"])
+def test_findings_that_cannot_be_written_are_told_all_the_same(file, prepared, tmp_path, capsys):
+    (tmp_path / file).mkdir()
+    flags = [f"--data_dir={prepared}", f"--out={tmp_path}"]
+    assert cli.main(["data", "verify", "cifar10", *flags]) == 2
+    *_, verdict, error = capsys.readouterr().err.splitlines()
+    assert verdict.endswith("2 of 48 test images of cifar10 have a duplicate in train")
+    assert file in error and "cannot be written: Is a directory" in error
+    assert not list(tmp_path.glob("*partial*")) and not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_was_not_looked_for_is_told(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_verify, "MOVED_UP_TO", 50)
+    monkeypatch.setattr(dataset_verify, "WITHIN_NEAR", 49)
+    monkeypatch.setattr(dataset_verify, "WITHIN_EXACT", 48)
+    monkeypatch.setattr(dataset_verify.dataset_duplicates, "KEPT", 1)
+    text = dataset_verify.verify("cifar10", str(prepared), out=str(tmp_path))
+    gaps = [
+        "in train, moved copies of test images: more than 50 images",
+        "in train, equal images within it: more than 48 images",
+        "in train, near pairs within it: more than 49 images",
+        "in test, near pairs within it: no labelled training images",
+    ]
+    assert [line for line in text.splitlines() if line.startswith("not looked for: ")] == [
+        f"not looked for: {gap}" for gap in gaps
+    ]
+    assert f"pairs in {tmp_path}/duplicates.json, but for 1: at most 1 of a test image" in text
+    written = json.loads((tmp_path / "duplicates.json").read_text())
+    assert written["not_looked_for"] == gaps
+    assert written["found"][0]["pairs_left_out"] == 1
 
 
 def test_many_images_are_not_looked_for_moved(prepared, monkeypatch):
