@@ -1,8 +1,11 @@
 """Mapped files: made once, never half, and again for another dataset."""
 
+import errno
 import json
 import os
+import platform
 import shutil
+import subprocess
 import threading
 
 import numpy as np
@@ -63,10 +66,66 @@ def test_mapped_files_cut_short_are_made_again(own):
     assert len(labels) == 600
     # As a process leaves them that was killed between the files.
     (place / "train.json").unlink()
-    (place / "train.images.tmp").write_bytes(b"half")
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, check=True)
+    writer = f"{platform.node()}.{int(ended.stdout)}.1"
+    (place / f"train.images.npy.{writer}.tmp").write_bytes(b"half")
     found, _, _ = memory_maps.open_split(own, "train", SHAPE, None)
     np.testing.assert_array_equal(found, expected)
     assert len(maps(own)) == 3
+
+
+@pytest.mark.parametrize("kind", ["images.npy", "labels.npy", "json"])
+def test_empty_files_are_made_again(kind, own):
+    expected = memory_maps.open_split(own, "train", SHAPE, None)[0].copy()
+    (own / memory_maps.FOLDER / f"train.{kind}").write_bytes(b"")
+    np.testing.assert_array_equal(memory_maps.open_split(own, "train", SHAPE, None)[0], expected)
+
+
+def test_writers_without_locks_do_not_touch_what_the_other_writes(own, monkeypatch):
+    """The first ends while the second is half through."""
+    expected = memory_maps.open_split(own, "train", SHAPE, None)[0].copy()
+    shutil.rmtree(own / memory_maps.FOLDER)
+
+    def unknown(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    write, found = memory_maps._write, {}
+    inside, ended = (threading.Event(), threading.Event()), threading.Event()
+
+    def in_turn(paths, count, shape, blocks):
+        number = int(threading.current_thread().name)
+
+        def when_due():
+            inside[number].set()
+            assert (ended if number else inside[1]).wait(20)
+            yield from blocks
+
+        return write(paths, count, shape, when_due())
+
+    def run(number):
+        try:
+            found[number] = memory_maps.open_split(own, "train", SHAPE, None)[0].copy()
+        finally:
+            if number == 0:
+                ended.set()
+
+    monkeypatch.setattr(memory_maps.fcntl, "flock", unknown)
+    monkeypatch.setattr(memory_maps, "_write", in_turn)
+    threads = [threading.Thread(target=run, args=(i,), name=str(i)) for i in (0, 1)]
+    threads[0].start()
+    assert inside[0].wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    for number in (0, 1):
+        np.testing.assert_array_equal(found[number], expected)
+    assert maps(own) == ["train.images.npy", "train.json", "train.labels.npy"]
+
+
+def test_files_that_another_process_removes_at_once_are_told(own, monkeypatch):
+    monkeypatch.setattr(memory_maps, "_find", lambda *arguments: None)
+    with pytest.raises(UserError, match="changed by another process .*storage=records"):
+        memory_maps.open_split(own, "train", SHAPE, None)
 
 
 def test_processes_that_come_at_once_decode_once(own, monkeypatch):
@@ -120,3 +179,23 @@ def test_other_content_than_was_written_is_not_mapped(own):
     with pytest.raises(UserError, match=f"has content {written[:12]} where 000000000000 was"):
         memory_maps.open_split(own, "train", SHAPE, None)
     assert not maps(own)
+
+
+def test_decoded_files_are_checked(own):
+    assert memory_maps.check(own) == []
+    memory_maps.open_split(own, "train", SHAPE, None)
+    assert memory_maps.check(own) == []
+    place = own / memory_maps.FOLDER
+    for kind in ("images", "labels"):
+        path = place / f"train.{kind}.npy"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (told,) = memory_maps.check(own)
+        assert told.startswith("decoded/train: its content is ")
+        path.write_bytes(whole[:-1])
+        assert memory_maps.check(own) == ["decoded/train: its files are cut short or missing"]
+        path.write_bytes(whole)
+    metadata = own / "metadata.json"
+    metadata.write_text(metadata.read_text() + "\n")  # Of another dataset.
+    (place / "train.labels.npy").unlink()
+    assert memory_maps.check(own) == []

@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from score_jax.types import UserError
 
 LOGGER = logging.getLogger("score_jax")
 FOLDER = "decoded"
+BLOCK = 1 << 24  # Bytes hashed at once.
 Whole = Callable[[], tuple[np.ndarray, np.ndarray, str]]
 
 
@@ -44,7 +47,8 @@ def open_split(
         place.mkdir(exist_ok=True)
         with _locked(place / f".{split}.lock"):
             found = _find(place, split, image_shape, source)
-            return found or _make(folder, split, image_shape, read_whole, source)
+            if found := found or _make(folder, split, image_shape, read_whole, source):
+                return found
     except OSError as error:
         # Read-only folders may hold the files all the same.
         if found := _find(place, split, image_shape, source):
@@ -54,6 +58,43 @@ def open_split(
             f"{place} cannot be written ({error.strerror or error}); {remedy}, or set "
             "config.data.storage=records"
         ) from None
+    raise UserError(
+        f"{place} was changed by another process while {split!r} was decoded into it; start again "
+        "when that has ended, or set config.data.storage=records"
+    )
+
+
+def check(folder: Path) -> list[str]:
+    """Hashes the decoded files of a prepared dataset, where there are any.
+
+    Returns:
+      The splits whose files do not hold what was written, as 'decoded/SPLIT: reason'. Files of
+      another dataset that lay in the folder before do not count: they are never used.
+
+    Raises:
+      UserError: not a whole dataset.
+    """
+    damaged = []
+    for path in sorted((folder / FOLDER).glob("[!.]*.json")):
+        split = path.name.removesuffix(".json")
+        facts = _facts(path.parent, split)
+        if facts is None or facts["source"] != _source(folder, split):
+            continue
+        arrays = _load(path.parent, split)
+        if arrays is None:
+            damaged.append(f"{FOLDER}/{split}: its files are cut short or missing")
+            continue
+        content = hashlib.sha256()
+        for array in arrays:
+            flat = array.reshape(-1).view(np.uint8)
+            for start in range(0, len(flat), BLOCK):
+                content.update(flat[start : start + BLOCK].data)
+        if content.hexdigest() != facts["fingerprint"]:
+            damaged.append(
+                f"{FOLDER}/{split}: its content is {content.hexdigest()[:12]} where "
+                f"{facts['fingerprint'][:12]} was written"
+            )
+    return damaged
 
 
 def _source(folder: Path, split: str) -> list[list[Any]]:
@@ -80,23 +121,55 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _find(
-    place: Path, split: str, image_shape: tuple[int, int, int], source: list[list[Any]]
-) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """The mapped files, where they are whole and of this very dataset."""
+def _facts(place: Path, split: str) -> dict[str, Any] | None:
+    """'fingerprint' and 'source' of the files that were made last; None without any."""
     try:
         facts = json.loads((place / f"{split}.json").read_text())
-        if facts["source"] != source:
-            return None
+        return {name: facts[name] for name in ("fingerprint", "source")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _load(place: Path, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and labels, mapped; None where they are absent or cut short."""
+    try:
         images, labels = (
             np.asarray(np.load(place / f"{split}.{kind}.npy", mmap_mode="r", allow_pickle=False))
             for kind in ("images", "labels")
         )
-    except (OSError, ValueError, KeyError, TypeError):  # Absent or cut short.
+    except (OSError, ValueError, EOFError):
         return None
+    return images, labels
+
+
+def _find(
+    place: Path, split: str, image_shape: tuple[int, int, int], source: list[list[Any]]
+) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """The mapped files, where they are whole and of this very dataset."""
+    facts = _facts(place, split)
+    if facts is None or facts["source"] != source or (arrays := _load(place, split)) is None:
+        return None
+    images, labels = arrays
     if images.shape != (len(labels), *image_shape) or images.dtype != np.uint8:
         return None
     return images, labels, facts["fingerprint"]
+
+
+def _tidy(place: Path, split: str, source: list[list[Any]]) -> None:
+    """Removes the files of another dataset, and what processes left that were killed here.
+
+    Never what another process may be writing, which is possible where locks are unknown.
+    """
+    if (facts := _facts(place, split)) and facts["source"] != source:
+        for kind in ("json", "images.npy", "labels.npy"):
+            (place / f"{split}.{kind}").unlink(missing_ok=True)
+    for left in place.glob(f"{split}.*.{platform.node()}.*.tmp"):
+        try:
+            os.kill(int(left.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # Of another user.
+            continue
 
 
 def _make(
@@ -105,10 +178,10 @@ def _make(
     image_shape: tuple[int, int, int],
     read_whole: Whole,
     source: list[list[Any]],
-) -> tuple[np.ndarray, np.ndarray, str]:
+) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Decodes and maps; None where another process changed the files meanwhile."""
     place = folder / FOLDER
-    for left in place.glob(f"{split}.*"):  # Of another dataset, or of a process that was killed.
-        left.unlink(missing_ok=True)
+    _tidy(place, split, source)
     if records.is_readable(folder):
         whole = records.Records(folder.name, split, folder, image_shape)
         count, blocks, expected = len(whole), whole.blocks(), whole.fingerprint
@@ -119,7 +192,12 @@ def _make(
     if size > shutil.disk_usage(place).free:
         raise OSError(errno.ENOSPC, f"{size >> 20} MiB are needed")
     LOGGER.info("decoding %d images into %s (%d MiB), once for this host", count, place, size >> 20)
-    temporary = {kind: place / f"{split}.{kind}.tmp" for kind in ("images", "labels")}
+    writer = f"{platform.node()}.{os.getpid()}.{threading.get_native_id()}"
+    # In this order: the last says that the others are whole.
+    temporary = {
+        kind: place / f"{split}.{kind}.{writer}.tmp"
+        for kind in ("images.npy", "labels.npy", "json")
+    }
     try:
         found = _write(temporary, count, image_shape, blocks)
         if found != expected:
@@ -127,15 +205,12 @@ def _make(
                 f"{folder}: split {split!r} has content {found[:12]} where {expected[:12]} was "
                 "written; move it away and prepare it again"
             )
+        temporary["json"].write_text(json.dumps({"fingerprint": found, "source": source}))
         for kind, path in temporary.items():
-            os.replace(path, place / f"{split}.{kind}.npy")
+            os.replace(path, place / f"{split}.{kind}")
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
-    # Last of all: it says that the others are whole.
-    facts = place / f"{split}.json.tmp"
-    facts.write_text(json.dumps({"fingerprint": found, "source": source}))
-    os.replace(facts, place / f"{split}.json")
     return _find(place, split, image_shape, source)
 
 
@@ -147,7 +222,10 @@ def _write(
 ) -> str:
     """Writes .npy files of images and labels; gives the fingerprint of what was written."""
     content, done, told = hashlib.sha256(), 0, 0
-    with open(paths["images"], "wb") as images_file, open(paths["labels"], "wb+") as labels_file:
+    with (
+        open(paths["images.npy"], "wb") as images_file,
+        open(paths["labels.npy"], "wb+") as labels_file,
+    ):
         for file, kind, shape in (
             (images_file, "|u1", (count, *image_shape)), (labels_file, "<i4", (count,)),
         ):  # fmt: skip
