@@ -22,22 +22,28 @@ def memory_room(read: Callable[[str], str] = read_file) -> tuple[int, int] | Non
 
     Returns:
       That of the group with the least left, of both versions of cgroups; None without a limit.
+      Files that the system keeps in memory, and would drop first, count as left.
     """
     rooms = []
     for line in read("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             base, names = "/sys/fs/cgroup", ("memory.max", "memory.current")
+            dropped = "inactive_file"
         elif "memory" in controllers.split(","):
             base = "/sys/fs/cgroup/memory"
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            dropped = "total_inactive_file"
         else:
             continue
         # Inside a container the path is that of the host: its own group is mounted at the base.
         for folder in (base + path.rstrip("/"), base):
             limit, used = (read(f"{folder}/{name}").strip() for name in names)
             if limit.isdigit() and int(limit) < NO_LIMIT:
-                rooms.append((int(limit), int(limit) - int(used or 0)))
+                lines = read(f"{folder}/memory.stat").splitlines()
+                facts = dict(line.partition(" ")[::2] for line in lines)
+                taken = max(int(used or 0) - int(facts.get(dropped, 0)), 0)
+                rooms.append((int(limit), int(limit) - taken))
     return min(rooms, key=lambda room: room[1], default=None)
 
 

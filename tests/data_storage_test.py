@@ -124,6 +124,23 @@ def test_the_free_memory_is_the_least_that_is_told(room, expected, monkeypatch):
     assert control_groups.free_memory(lambda path: "") == (room[1] if room else None)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_kept_in_memory_are_not_taken_memory(version):
+    gib, old = 2**30, version == 1
+    group = "/sys/fs/cgroup" + ("/memory/memory." if old else "/job/memory.")
+    names = ("limit_in_bytes", "usage_in_bytes") if old else ("max", "current")
+    files = {
+        "/proc/self/cgroup": "5:memory:/job\n4:cpu:/\n" if old else "0::/job\n",
+        **{group + name: f"{value * gib}\n" for name, value in zip(names, (16, 15), strict=True)},
+    }
+    assert control_groups.memory_room(lambda path: files.get(path, "")) == (16 * gib, gib)
+    files[group + "stat"] = (
+        f"anon {2 * gib}\ninactive_file {12 * gib if not old else 5}\n"
+        f"active_file {gib}\ntotal_inactive_file {12 * gib}\n"
+    )
+    assert control_groups.memory_room(lambda path: files.get(path, "")) == (16 * gib, 13 * gib)
+
+
 def test_devices_gather_a_batch_without_each_other(config):
     config.data.storage = "device"
     layout = mesh.create()
