@@ -73,7 +73,9 @@ def train(
     with contextlib.ExitStack() as stack:
         if primary and (Path(folder) / "config.json").exists():
             stack.enter_context(workdir_lock.held(Path(folder)))
-        place = workdir.open_workdir(folder, config, sys.argv, devices=devices, primary=primary)
+        place = workdir.open_workdir(
+            folder, config, sys.argv, devices=devices, primary=primary, data=data.contents
+        )
         if primary:
             stack.enter_context(workdir_lock.held(place.path))
         writers.start_logging(file=place.log(jax.process_index()))

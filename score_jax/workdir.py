@@ -18,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from score_jax import config as config_module
-from score_jax import distributed, workdir_together
+from score_jax import distributed, workdir_data, workdir_together
 from score_jax.types import UserError
 from score_jax.workdir_versions import git_state, library_versions
 
@@ -136,6 +136,7 @@ def open_workdir(
     *,
     devices: Sequence[str] = (),
     primary: bool = True,
+    data: Mapping[str, str] | None = None,
 ) -> Workdir:
     """Makes or reopens the folder of a run, and records this start in `run.json`.
 
@@ -145,36 +146,38 @@ def open_workdir(
       argv: the command line.
       devices: one description a device, for the record.
       primary: whether this process writes; the others only check. All processes come here.
+      data: fingerprints of what is trained on, which a run that goes on has to find again.
 
     Raises:
-      UserError: not writable, another config, a folder of something else, or not the same folder
-        in all processes.
+      UserError: not writable, another config or other data, a folder of something else, or not
+        the same folder in all processes.
     """
     if "://" in str(path):
         raise UserError(
             f"--workdir={path} is not a folder of this machine; mount the bucket (gcsfuse) "
             "and give the mounted folder"
         )
-    workdir = Workdir(Path(path).expanduser().absolute())
+    workdir, data = Workdir(Path(path).expanduser().absolute()), data or {}
     if jax.process_count() > 1:
-        _open_together(workdir, config, argv, devices, primary)
+        _open_together(workdir, config, argv, devices, primary, data)
     else:
-        _check_owner(workdir, config)
+        _check_owner(workdir, config, data)
         if primary:
-            _begin(workdir, config, argv, devices)
+            _begin(workdir, config, argv, devices, data)
     return workdir
 
 
 def _begin(
-    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], **facts: Any
-) -> None:
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str],
+    data: Mapping[str, str], **facts: Any,
+) -> None:  # fmt: skip
     try:
         workdir.path.mkdir(parents=True, exist_ok=True)
         # First of all: it makes the folder recognisable, and proves that it is writable.
         write_json_atomic(workdir.config, config_module.to_dict(config))
         for folder in (workdir.logs, workdir.checkpoints, workdir.best):
             folder.mkdir(exist_ok=True)
-        _record_start(workdir, config, argv, devices, **facts)
+        _record_start(workdir, config, argv, devices, data, **facts)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
@@ -183,18 +186,20 @@ def _begin(
 
 
 def _open_together(
-    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], primary: bool
-) -> None:
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str],
+    primary: bool, data: Mapping[str, str],
+) -> None:  # fmt: skip
     """One process writes; the others see that it was in this very folder.
 
     Before the first collective, which waits less than a file system may take.
     """
-    hosts = workdir_together.meet(config)
+    hosts = workdir_together.meet(config, data)
     token, failure = secrets.token_hex(8), None
     if primary:
         try:
-            _check_owner(workdir, config)
-            _begin(workdir, config, argv, devices, processes=len(hosts), hosts=hosts, token=token)
+            _check_owner(workdir, config, data)
+            facts = dict(processes=len(hosts), hosts=hosts, token=token)
+            _begin(workdir, config, argv, devices, data, **facts)
         except UserError as error:
             failure = error
     token = distributed.from_primary("" if failure else token, what=workdir_together.OPEN)
@@ -225,7 +230,7 @@ def find_workdir(path: str | os.PathLike[str]) -> Workdir:
     return workdir
 
 
-def _check_owner(workdir: Workdir, config: ConfigDict) -> None:
+def _check_owner(workdir: Workdir, config: ConfigDict, data: Mapping[str, str]) -> None:
     if workdir.config.exists():
         there = config_module.to_dict(workdir.read_config())
         other = [
@@ -239,6 +244,7 @@ def _check_owner(workdir: Workdir, config: ConfigDict) -> None:
                 f"workdir {workdir.path} holds a run with another config ({', '.join(other[:4])}"
                 f"{more}); use a new --workdir"
             )
+        workdir_data.check(workdir.path, workdir_data.noted(workdir._read_run(), data), data)
     elif workdir.path.is_dir():
         entries = sorted(e.name for e in workdir.path.iterdir() if not e.name.endswith(".tmp"))
         if entries:
@@ -250,13 +256,15 @@ def _check_owner(workdir: Workdir, config: ConfigDict) -> None:
 
 
 def _record_start(
-    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str], **facts: Any
-) -> None:
+    workdir: Workdir, config: ConfigDict, argv: Sequence[str], devices: Sequence[str],
+    data: Mapping[str, str], **facts: Any,
+) -> None:  # fmt: skip
     before = workdir._read_run()
     start = dict(start=_now(), argv=list(argv), host=platform.node(), pid=os.getpid(), **facts)
     workdir.record(
         argv=before.get("argv", list(argv)),
         config=config_module.to_dict(config),
+        data_fingerprints=workdir_data.noted(before, data),
         git=git_state(),
         versions=library_versions(),
         python=platform.python_version(),

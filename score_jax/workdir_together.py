@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from score_jax import config as config_module
 from score_jax import distributed
 from score_jax.types import UserError
+from score_jax.workdir_data import DIGITS
 from score_jax.workdir_versions import git_state, library_versions, source_digest
 
 OPEN = "open the run's folder"
@@ -19,19 +20,22 @@ JUDGES = ("torch", "pyautoattack")
 _SHOWN = 4
 
 
-def meet(config: ConfigDict) -> list[str]:
+def meet(config: ConfigDict, data: Mapping[str, str]) -> list[str]:
     """Waits for all processes, before any collective of theirs, and compares how they started.
+
+    Args:
+      data: fingerprints of what is trained on, by set.
 
     Returns:
       The hosts of the processes, in their order.
 
     Raises:
       PeerFailure: one does not come.
-      UserError: one has another config, other libraries or another source tree than process 0; in
-        every process.
+      UserError: one has another config, other data, other libraries or another source tree than
+        process 0; in every process.
     """
     hosts = distributed.from_all(platform.node(), what=OPEN)
-    here = facts(config)
+    here = facts(config, data)
     found = differences(distributed.from_primary(here, what=OPEN), here)
     for process, lines in enumerate(distributed.from_all(found, what=OPEN)):
         if lines:
@@ -39,12 +43,13 @@ def meet(config: ConfigDict) -> list[str]:
     return hosts
 
 
-def facts(config: ConfigDict) -> dict[str, Any]:
+def facts(config: ConfigDict, data: Mapping[str, str]) -> dict[str, Any]:
     """What has to be the same in all processes, in a form that JSON can say."""
     versions = {k: v for k, v in library_versions().items() if k not in JUDGES}
     git = git_state() or {}
     return dict(
         config=config_module.to_dict(config),
+        fingerprint={name: value[:DIGITS] for name, value in data.items()},
         version=versions,
         source=dict(commit=git.get("commit"), digest=source_digest()),
     )
@@ -84,5 +89,5 @@ def refusal(process: int, hosts: Sequence[str], lines: Sequence[str]) -> str:
     return (
         f"process {process} on {hosts[process]} was started otherwise than process 0 on "
         f"{hosts[0]} ({'; '.join(lines[:_SHOWN])}{more}); start all {len(hosts)} processes with "
-        "the same command and the same installation"
+        "the same command, the same installation and the same data"
     )

@@ -1,6 +1,7 @@
 """Batches of several prepared sets: the images they say, whatever the hosts and the storage."""
 
 import dataclasses
+import hashlib
 import tracemalloc
 
 import numpy as np
@@ -115,7 +116,11 @@ def test_a_run_trains_on_pseudo_labels(config, tmp_path):
         tmp_path / "f.npz", label=labels, confidence=np.ones(90, np.float32), dataset="made_b",
         format=relabelling.FORMAT, fingerprint=made.fingerprint,
     )  # fmt: skip
-    batch = pipeline.batch_at(config, 3)
+    data = pipeline.open_training_data(config)
+    prints = {source.name: source.fingerprint for source in data.sources}
+    digest = hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
+    assert data.contents == prints | {"pseudo-labels of made_b": digest}
+    batch = data.batch_at(3)
     is_made = batch["images"][:, 4, 4, 0] == 200
     own = batch["images"][:, 0, 1, 0].astype(int)
     relabelled = is_made & batch["generated"]

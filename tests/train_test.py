@@ -130,6 +130,7 @@ def test_run_folder_tells_what_happened(uninterrupted):
     assert expected <= lines[0].keys()
     assert lines[0]["data/labelled_epochs"] == pytest.approx(4 * 32 / 1310)
     run = json.loads((uninterrupted / "run.json").read_text())
+    assert [len(digest) for digest in run["data_fingerprints"].values()] == [64]
     assert run["training_images"] == {"labelled": {"digits": 1310}, "generated": {}}
     assert run["history"][0]["outcome"] == "finished" and run["history"][0]["step"] == 24
 

@@ -70,6 +70,33 @@ def test_many_differences_are_counted(tmp_path):
                  "steps_per_epoch=3")  # fmt: skip
 
 
+def test_other_data_are_refused_before_anything_is_overwritten(tmp_path):
+    data = {"cifar10": "a" * 64, "pseudo-labels of made": "b" * 64}
+    run = open_run(tmp_path, data=data)
+    open_run(tmp_path, "data.dir=/elsewhere", data=data)
+    before = run.run.read_text(), run.config.read_text()
+    with pytest.raises(UserError) as refusal:
+        open_run(tmp_path, data=data | {"pseudo-labels of made": "c" * 64})
+    assert "begun with another pseudo-labels of made (fingerprint bbbbbbbbbbbb there, " in str(
+        refusal.value
+    )
+    assert "cccccccccccc here); give back" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError, match="pseudo-labels of made .fingerprint bbbbbbbbbbbb there, n"):
+        open_run(tmp_path, data={"cifar10": "a" * 64})
+    assert (run.run.read_text(), run.config.read_text()) == before
+
+
+def test_a_run_that_noted_no_data_goes_on_as_it_was(tmp_path):
+    run = open_run(tmp_path)
+    record = json.loads(run.run.read_text())
+    del record["data_fingerprints"]
+    run.run.write_text(json.dumps(record))
+    for digit in "ab":
+        open_run(tmp_path, data={"cifar10": digit * 64})
+    assert json.loads(run.run.read_text())["data_fingerprints"] == {}
+
+
 @pytest.mark.parametrize(
     "text", ["data.dir=/elsewhere", "log.every_steps=7", "checkpoint.keep=3", "data.prefetch=1"]
 )

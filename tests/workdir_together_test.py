@@ -8,8 +8,8 @@ from score_jax import config as config_module
 from score_jax import overrides, workdir_together, workdir_versions
 
 
-def facts(*texts):
-    return workdir_together.facts(overrides.apply(config_module.default(), texts))
+def facts(*texts, data=()):
+    return workdir_together.facts(overrides.apply(config_module.default(), texts), dict(data))
 
 
 def changed(facts, section, **fields):
@@ -25,6 +25,16 @@ def test_every_other_field_counts(text):
     name, _, value = text.partition("=")
     (line,) = workdir_together.differences(facts(), facts(text))
     assert line.startswith(f"config.{name}: {value}") and line.endswith(" in process 0")
+
+
+def test_other_data_count_and_are_named():
+    there, here = (
+        facts(data={"cifar10": "a" * 64, "pseudo-labels of made": each * 64}) for each in "bc"
+    )
+    assert workdir_together.differences(there, there) == []
+    assert workdir_together.differences(there, here) == [
+        "fingerprint.pseudo-labels of made: 'cccccccccccc', and 'bbbbbbbbbbbb' in process 0"
+    ]
 
 
 def test_versions_count_but_of_what_judges():
@@ -70,6 +80,6 @@ def test_the_refusal_names_process_hosts_and_fields():
     lines = [f"field {number}" for number in range(6)]
     assert workdir_together.refusal(1, ["a", "b", "c"], lines) == (
         "process 1 on b was started otherwise than process 0 on a (field 0; field 1; field 2; "
-        "field 3; and 2 more); start all 3 processes with the same command and the same "
-        "installation"
+        "field 3; and 2 more); start all 3 processes with the same command, the same "
+        "installation and the same data"
     )

@@ -35,6 +35,18 @@ class TrainingData:
         return tuple(source.name for source in self.sources)
 
     @property
+    def contents(self) -> dict[str, str]:
+        """Fingerprints of what is trained on, by set; of pseudo-labels beside those of their set.
+
+        Those of images and labels decide how many there are.
+        """
+        found = {source.name: source.fingerprint for source in self.sources}
+        for source in self.sources:
+            if digest := getattr(source, "pseudo_labels", ""):
+                found[f"pseudo-labels of {source.name}"] = digest
+        return found
+
+    @property
     def storage(self) -> str:
         """Where each source lies, for the log of a run: 'cifar10: memory'."""
         return ", ".join(f"{source.name}: {source.storage}" for source in self.sources)

@@ -1,5 +1,6 @@
 """Other labels than a set came with: wrong ones for ablations, and those of a network."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
 class Relabelled:
     """A `Source` with other labels.
 
-    relabel: from indices int64[k] and the labels int32[k] of those images to labels int32[k].
+    relabel: from indices int64[k] and the labels int32[k] of those images to labels int32[k];
+    pseudo_labels: sha256 of the labels of a file, '' where none gave any.
     """
 
     source: Source
@@ -35,12 +37,15 @@ class Relabelled:
     path: str
     fingerprint: str
     storage: str
+    pseudo_labels: str = ""
 
     @staticmethod
-    def of(source: Source, relabel: Callable[..., np.ndarray]) -> "Relabelled":
+    def of(
+        source: Source, relabel: Callable[..., np.ndarray], pseudo_labels: str = ""
+    ) -> "Relabelled":
         names = ("name", "split", "path", "fingerprint", "storage")
         facts = {name: getattr(source, name) for name in names}
-        return Relabelled(source=source, relabel=relabel, **facts)
+        return Relabelled(source=source, relabel=relabel, pseudo_labels=pseudo_labels, **facts)
 
     @property
     def labels(self) -> np.ndarray:
@@ -108,7 +113,9 @@ def relabelled(
         small = labels.astype(np.min_scalar_type(num_classes))
         place = names.index(name)
         generated[place] = Relabelled.of(
-            generated[place], lambda indices, _, small=small: small[indices].astype(np.int32)
+            generated[place],
+            lambda indices, _, small=small: small[indices].astype(np.int32),
+            hashlib.sha256(labels.astype("<i4")).hexdigest(),
         )
     return labelled, *generated
 
