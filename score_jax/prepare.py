@@ -25,7 +25,7 @@ from score_jax.types import UserError, lookup
 
 OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
 # Every class has the same number of images in each split.
-BALANCED = ("cifar10", "cifar100", "fashion_mnist")
+BALANCED = ("cifar10", "cifar100", "fashion_mnist", "tiny_imagenet")
 UNFINISHED = ".score_jax_preparing_"
 MOST_WORKERS = 8  # More have nothing to do: the source is read by one process.
 

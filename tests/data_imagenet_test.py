@@ -230,6 +230,19 @@ def test_what_is_missing_in_imagenet_is_told(imagenet, tmp_path):
     assert "val holds 203 images of these classes where 10150 are expected" in message
 
 
+def test_a_validation_image_in_another_classs_folder_is_told(tmp_path):
+    files = imagenet_files()
+    files |= {f"{name}.png": b"" for name in files if name.startswith("val/")}
+    files["val/n02123394/x.png"] = files.pop("val/n02123045/ILSVRC2012_val_1.JPEG.png")
+    message = refusal(
+        restricted_imagenet.read_restricted_imagenet,
+        [write(tmp_path, files)],
+        (64, 64, 3),
+        {"train": None, "test": 406},
+    )
+    assert "val/n02123045 holds 1 images where 2 are expected" in message
+
+
 def test_sizes_are_for_what_has_a_choice():
     assert "--size=32: the images of mnist have 28 pixels" in refusal(
         lambda: readers.read_source("mnist", ["x"], size=32)

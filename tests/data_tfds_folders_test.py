@@ -12,7 +12,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from score_jax import prepare
-from score_jax.data import readers, record_files, sources, tfds_folders
+from score_jax.data import mnist, readers, record_files, sources, tfds_folders
 from score_jax.types import UserError
 from tests import official_files
 from tests.helpers import whole
@@ -170,6 +170,27 @@ def test_another_dataset_is_refused(splits, tmp_path, monkeypatch):
     assert "an `image` and a `label` with classes are needed" in refusal(
         "cifar10", [str(tmp_path / "c")]
     )
+
+
+def test_classes_of_another_name_are_refused(splits, tmp_path, monkeypatch):
+    official_files.shrink(monkeypatch, "cifar10", train=40, test=20)
+    folder, _ = write_tfds(tmp_path / "a", splits)
+    names = folder / "label.labels.txt"
+    names.write_text(names.read_text().replace("cat", "lion"))
+    told = "has a class 'lion' where cifar10 has 'cat'; it is another dataset"
+    assert told in refusal("cifar10", [str(folder)])
+    names.write_text("\n".join("0123456789") + "\n")
+    assert readers.read_source("cifar10", [str(folder)])[1]["train"].count == 40
+
+
+def test_a_folder_of_fashion_mnist_is_not_mnist(tmp_path, monkeypatch):
+    for name in ("mnist", "fashion_mnist"):
+        official_files.shrink(monkeypatch, name, train=60, test=10)
+    monkeypatch.setattr(mnist, "MNIST_COUNTS", (5, 7, *[6] * 8))
+    folder = official_files.prepare_random(tmp_path, "fashion_mnist")
+    assert "has a class 'T-shirt/top' where mnist has '0'" in refusal("mnist", [str(folder)])
+    folder = official_files.prepare_random(tmp_path / "b", "mnist")
+    assert "does not have the labels of MNIST: 6 are 0 where 5" in refusal("mnist", [str(folder)])
 
 
 @pytest.mark.parametrize("form", ["tfrecord", "array_record"])

@@ -121,3 +121,16 @@ def test_labels_that_do_not_fit_in_memory_are_kept_in_an_unnamed_file(tmp_path, 
         found.add(images[stop - 10 : stop], labels[stop - 10 : stop])
         assert found.hexdigest() == content.fingerprint(images[:stop], labels[:stop])
     assert found._labels._rolled and list(tmp_path.iterdir()) == []
+
+
+def test_linked_folders_count_as_sources_and_loops_end(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "0.png").write_bytes(b"0")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "ant").symlink_to(tmp_path / "far")
+    (tmp_path / "near" / "loop").symlink_to(tmp_path / "near")
+    source = str(tmp_path / "near")
+    before = unfinished.source_key("pets", [source], {})
+    assert unfinished.source_files([source]) == [{"name": "near", "size": 1}]
+    (tmp_path / "far" / "0.png").write_bytes(b"01")
+    assert unfinished.source_key("pets", [source], {}) != before

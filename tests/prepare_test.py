@@ -120,6 +120,16 @@ def refusal(name, files, data_dir) -> str:
     return str(caught.value)
 
 
+def test_classes_of_tiny_imagenet_have_as_many_images_each(tmp_path, monkeypatch):
+    official.shrink(monkeypatch, "tiny_imagenet", train=400, test=200)
+    files = [str(tmp_path / f"{name}.npz") for name in ("train", "val")]
+    for file, count in zip(files, (400, 200), strict=True):
+        images = np.zeros((count, 64, 64, 3), np.uint8)
+        np.savez(file, image=images, label=np.arange(count).clip(max=198) % 200)
+    message = refusal("tiny_imagenet", files, tmp_path / "data")
+    assert "split 'train' has 0 to 202 images a class where each has 2" in message
+
+
 @pytest.mark.parametrize("label, part", [(10, "label 10"), (3, "images a class")])
 def test_wrong_labels_are_refused(label, part, small_cifar10, data, tmp_path):
     data[1][data[1] == 4] = label

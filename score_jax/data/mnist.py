@@ -83,16 +83,26 @@ def read_digits_mnist(
       UserError: as `read_mnist`, or the labels are of another dataset.
     """
     splits = read_mnist(sources, image_shape, sizes)
-    if splits["train"].count == sum(MNIST_COUNTS):
-        counts = np.zeros(256, np.int64)
-        for _, labels in splits["train"].blocks(0):
-            counts += np.bincount(labels.clip(0, 255), minlength=256)
-        if tuple(counts[:10]) != MNIST_COUNTS:
-            raise UserError(
-                f"--source={sources[0]} does not have the labels of MNIST: {counts[0]} are 0 where "
-                f"{MNIST_COUNTS[0]} are; is it fashion_mnist?"
-            )
+    check_digits(splits["train"], sources[0])
     return splits
+
+
+def check_digits(train: RawSplit, source: str) -> None:
+    """Refuses what has as many training images as MNIST, but not its labels.
+
+    Raises:
+      UserError: that is so.
+    """
+    if train.count != sum(MNIST_COUNTS):
+        return
+    counts = np.zeros(256, np.int64)
+    for _, labels in train.blocks(0):
+        counts += np.bincount(labels.clip(0, 255), minlength=256)
+    if tuple(counts[:10]) != MNIST_COUNTS:
+        raise UserError(
+            f"--source={source} does not have the labels of MNIST: {counts[0]} are 0 where "
+            f"{MNIST_COUNTS[0]} are; is it fashion_mnist?"
+        )
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

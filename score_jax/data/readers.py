@@ -73,8 +73,10 @@ def read_source(
         spec = replace(spec, image_shape=(size, size, spec.image_shape[2]))
     path = raw_split.local_path(files[0]) if len(files) == 1 else None
     if path is not None and path.is_dir() and (folder := tfds_folders.tfds_folder(path)):
-        found = tfds_folders.read_tfds_folder(folder, size)
-        return spec, _as_known(name, spec, found, folder)
+        splits = _as_known(name, spec, tfds_folders.read_tfds_folder(folder, size), folder)
+        if name == "mnist":
+            mnist.check_digits(splits["train"], files[0])
+        return spec, splits
     if path is not None and spec.extends and _holds_images(path):
         channels = spec.image_shape[2]
         found = image_folders.read_image_folder(path, 0, spec.class_names, channels)
@@ -101,6 +103,14 @@ def _as_known(name: str, spec: DatasetSpec, found: Found, path: Path) -> dict[st
         raise UserError(
             f"--source={path} holds {len(found.class_names)} classes where {name} has "
             f"{spec.num_classes}"
+        )
+    numbers = tuple(map(str, range(spec.num_classes)))
+    if found.class_names not in (spec.class_names, numbers):
+        pairs = zip(found.class_names, spec.class_names, strict=True)
+        theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+        raise UserError(
+            f"--source={path} has a class {theirs!r} where {name} has {ours!r}; it is another "
+            "dataset"
         )
     splits = {}
     for split, size in spec.split_sizes.items():

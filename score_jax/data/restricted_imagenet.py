@@ -35,6 +35,7 @@ def read_restricted_imagenet(
                 raise UserError(f"--source={path} has no folder {folder!r}; give {FORMS}")
             there = set(files.folders(folder))
             names, labels = [], []
+            counts = {}
             for label, group in enumerate(wnids.RESTRICTED_IMAGENET.values()):
                 for wnid in group:
                     inside = files.images(f"{folder}/{wnid}") if wnid in there else []
@@ -42,12 +43,21 @@ def read_restricted_imagenet(
                         raise UserError(_missing(f"{path}/{folder}", wnid, bool(there)))
                     names += [f"{folder}/{wnid}/{name}" for name in inside]
                     labels += [label] * len(inside)
+                    counts[wnid] = len(inside)
             expected = sizes[split]
             if expected not in (None, len(names)):
                 raise UserError(
                     f"--source={path}: {folder} holds {len(names)} images of these classes where "
                     f"{expected} are expected; unpack ImageNet again"
                 )
+            if expected is not None:  # Of validation, where each class has the same number.
+                each = expected // len(counts)
+                other = next((wnid for wnid, count in counts.items() if count != each), None)
+                if other:
+                    raise UserError(
+                        f"--source={path}: {folder}/{other} holds {counts[other]} images where "
+                        f"{each} are expected; sort ImageNet's images into their classes again"
+                    )
             order = image_files.mixed_order(names)
             splits[split] = image_files.split_of(
                 path,

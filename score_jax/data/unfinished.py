@@ -101,7 +101,13 @@ def _files(source: str) -> Iterator[tuple[str, int, int]]:
     if not path.is_dir():
         yield from _file(path, "")
         return
-    for folder, folders, files in os.walk(path):
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True):  # As the readers do.
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # A link to what is above or beside it.
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders.sort()
         for name in sorted(files):
             yield from _file(Path(folder, name), os.path.relpath(os.path.join(folder, name), path))
