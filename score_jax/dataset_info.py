@@ -1,20 +1,20 @@
 """Lists the datasets there are, and tells about one that is prepared."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from score_jax.data import builders, sources
 from score_jax.data.datasets import DATASETS
-from score_jax.data.sheet import sheet
+from score_jax.data.sheet import check_name, save, sheet
 from score_jax.data.sources import data_folder, find, prepare_command
-from score_jax.dataset_splits import Split, open_splits
+from score_jax.dataset_splits import Split, open_splits, wrong_size
 from score_jax.types import UserError
 
 PER_CLASS = 10  # Images of each class on a sheet,
 ON_SHEET = 600  # of no more than these in all.
-LOOKED_AT = 100_000  # Images among which those of each class are looked for.
+LOOKED_AT = 100_000  # Images, all over a split, among which those of each class are looked for,
+ROUND = 2048  # so many at once.
 
 
 def list_datasets(data_dir: str = "") -> str:
@@ -23,7 +23,11 @@ def list_datasets(data_dir: str = "") -> str:
     names = [*DATASETS, *sources.user_sets(data_dir)]
     width = max(map(len, names))
     for name in names:
-        spec = sources.spec(name, data_dir)
+        try:
+            spec = sources.spec(name, data_dir)
+        except UserError as error:
+            lines.append(f"  {name:<{width}} damaged: {error}")
+            continue
         sizes = ", ".join(
             f"{'any number of' if size is None else size} {split}"
             for split, size in spec.split_sizes.items()
@@ -50,8 +54,8 @@ def info(name: str, data_dir: str = "", out: str = "") -> str:
     Raises:
       UserError: unknown, not prepared, damaged, or the file cannot be written.
     """
-    if out and not out.endswith(".png"):
-        raise UserError(f"--out={out} is not the name of a PNG file; give such as --out=sheet.png")
+    if out:
+        check_name(out)
     splits = open_splits(name, data_dir)
     spec, folder = splits[0].spec, splits[0].folder
     noted = builders.facts(folder) if (folder / "metadata.json").is_file() else {}
@@ -60,8 +64,11 @@ def info(name: str, data_dir: str = "", out: str = "") -> str:
         lines.append(f"generated for {spec.extends}")
     for source in noted.get("sources", []):
         lines.append(f"made from {_source(source)}")
+    present = []
     for split in splits:
+        room = _room(split, noted)  # First: it tells of files that are gone.
         counts, mean, std = _measures(split, noted)
+        present.append(counts)
         most = f", {min(counts)} to {max(counts)} a class" if min(counts) < max(counts) else ""
         lines += [
             f"{split.split}: {sum(counts)} images of {'x'.join(map(str, spec.image_shape))}, "
@@ -71,10 +78,12 @@ def info(name: str, data_dir: str = "", out: str = "") -> str:
             + ", ".join(f"{c} {n}" for c, n in zip(spec.class_names, counts, strict=True)),
             "  mean " + ", ".join(f"{value:.4f}" for value in mean),
             "  std  " + ", ".join(f"{value:.4f}" for value in std),
-            f"  {_room(split)}",
+            f"  {room}",
         ]
     if out:
-        lines.append(f"sheet in {_write(Path(out), splits)}")
+        png, missing = _draw(splits, present)
+        few = f"; no image of {', '.join(missing)} was come upon" if missing else ""
+        lines.append(f"sheet in {save(out, png)}{few}")
     return "\n".join(lines)
 
 
@@ -85,7 +94,16 @@ def _source(source: Any) -> str:
     return f"{source.get('name')}" + (f", {size:,} bytes" if isinstance(size, int) else "")
 
 
-def _room(split: Split) -> str:
+def _room(split: Split, noted: dict[str, Any]) -> str:
+    """How much room it takes; in our folders, of files that have their noted sizes."""
+    parts = noted.get("shards", {}).get(split.split, [])
+    bad = [reason for part in parts if (reason := wrong_size(split.folder, part))]
+    if bad:
+        raise UserError(
+            f"{split.name} is damaged: {len(bad)} of {len(parts)} files of split {split.split!r} "
+            f"are not as written ({'; '.join(bad[:5])}{'; ...' if len(bad) > 5 else ''}); move "
+            f"{split.folder} away and prepare it again"
+        )
     files = list(split.folder.glob(f"*-{split.split}.array_record-*"))
     pixels = int(np.prod(split.spec.image_shape))
     return (
@@ -114,36 +132,45 @@ def _measures(split: Split, noted: dict[str, Any]) -> tuple[list[int], list[floa
     return counts.tolist(), mean.tolist(), np.sqrt(variance).tolist()
 
 
-def _write(path: Path, splits: list[Split]) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_draw(splits))
-    except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from None
-    return path
-
-
-def _draw(splits: list[Split]) -> bytes:
-    images, captions = [], []
-    for split in splits:
-        for index, image, label in _of_each_class(split, len(splits)):
+def _draw(splits: list[Split], counts: list[list[int]]) -> tuple[bytes, list[str]]:
+    """The sheet, and the classes of which there are images, but none among those looked at."""
+    images, captions, missing = [], [], []
+    for split, present in zip(splits, counts, strict=True):
+        names = split.spec.class_names
+        found = _of_each_class(split, len(splits), present)
+        for index, image, label in found:
             images.append(image)
-            captions.append(f"{split.spec.class_names[label]}\n{split.split} {index}")
+            captions.append(f"{names[label]}\n{split.split} {index}")
+        drawn = {label for _, _, label in found}
+        missing += [
+            f"{name} of {split.split}"
+            for label, name in enumerate(names)
+            if present[label] and label not in drawn
+        ]
     few = len(splits[0].spec.class_names) <= ON_SHEET // PER_CLASS
-    return sheet(np.stack(images), captions, PER_CLASS if few else 20, title=splits[0].name)
+    png = sheet(np.stack(images), captions, PER_CLASS if few else 20, title=splits[0].name)
+    return png, missing
 
 
-def _of_each_class(split: Split, splits: int) -> list[tuple[int, np.ndarray, int]]:
-    """The first images of each class: (index, image, label), class by class."""
+def _of_each_class(
+    split: Split, splits: int, counts: list[int]
+) -> list[tuple[int, np.ndarray, int]]:
+    """Images of each class: (index, image, label), class by class.
+
+    Looked for all over the split, in rounds: sets may be sorted by class.
+    """
     classes = split.spec.num_classes
     wanted = max(1, min(PER_CLASS, ON_SHEET // (classes * splits)))
     found: dict[int, list[tuple[int, np.ndarray, int]]] = {label: [] for label in range(classes)}
-    first = 0
-    for images, labels in split.blocks():
+    size = len(split.source)
+    places = np.unique(np.linspace(0, size - 1, min(size, LOOKED_AT)).astype(np.int64))
+    rounds = -(-len(places) // ROUND)
+    for turn in range(rounds):
+        looked_at = places[turn::rounds]
+        images, labels = split.source.take(looked_at)
         for label in range(classes):
             for place in np.flatnonzero(labels == label)[: wanted - len(found[label])].tolist():
-                found[label].append((first + place, images[place], label))
-        first += len(labels)
-        if first >= LOOKED_AT or all(len(some) == wanted for some in found.values()):
+                found[label].append((int(looked_at[place]), images[place], label))
+        if all(len(found[label]) >= min(wanted, counts[label]) for label in range(classes)):
             break
     return [one for some in found.values() for one in some]

@@ -1,8 +1,9 @@
 """The splits of a prepared dataset, to be read through once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,16 @@ class Split:
         for start in range(0, len(self.source), records.BLOCK):
             stop = min(start + records.BLOCK, len(self.source))
             yield self.source.take(np.arange(start, stop))
+
+
+def wrong_size(folder: Path, part: Mapping[str, Any]) -> str:
+    """What is wrong with the size of a file, given what `builders.facts` tells of it; or ''."""
+    path = folder / part["file"]
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        return f"{path.name}: {error.strerror}"
+    return "" if size == part["size"] else f"{path.name} has {size} bytes, not {part['size']}"
 
 
 def open_splits(name: str, data_dir: str = "") -> list[Split]:

@@ -16,7 +16,7 @@ from score_jax.data.content import ContentHash
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.duplicates import Pair, TestImages, digests, has_near
 from score_jax.dataset_duplicates import Against, Within
-from score_jax.dataset_splits import Split, open_splits
+from score_jax.dataset_splits import Split, open_splits, wrong_size
 from score_jax.types import UserError
 
 MOVED_UP_TO = 200_000  # Images that are also looked for moved; for more it takes too long.
@@ -131,13 +131,14 @@ def _check_shards(name: str, folder: Path, workers: int) -> str:
     _report(f"{name}: comparing {len(noted)} files with their digests")
 
     def wrong(part: dict[str, Any]) -> str:
-        path = folder / part["file"]
+        reason = wrong_size(folder, part)
+        if reason:
+            return reason
         try:
-            if path.stat().st_size != part["size"]:
-                return f"{part['file']} has {path.stat().st_size} bytes, not {part['size']}"
-            return "" if shards.file_sha256(path) == part["sha256"] else f"{part['file']} differs"
+            digest = shards.file_sha256(folder / part["file"])
         except OSError as error:
             return f"{part['file']}: {error.strerror}"
+        return "" if digest == part["sha256"] else f"{part['file']} differs"
 
     with ThreadPoolExecutor(workers) as pool:
         bad = [reason for reason in pool.map(wrong, noted) if reason]

@@ -90,7 +90,7 @@ def sheet(
             middle = left + (cell + 2 - _width(font, text)) / 2
             pen.text((middle, upper + tall + 3 + row * line), text, (INK,) * 3, font=font)
     file = io.BytesIO()
-    page.save(file, "PNG", optimize=True)
+    page.save(file, "PNG")  # Optimised, it is 1% smaller and takes ten times as long.
     return file.getvalue()
 
 

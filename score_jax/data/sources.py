@@ -114,8 +114,15 @@ def spec(name: str, data_dir: str = "") -> DatasetSpec:
 
 def generated_for(name: str, data_dir: str = "") -> list[str]:
     """The generated sets that add to a dataset: of the table, and of the user."""
-    own = [other for other in user_sets(data_dir) if spec(other, data_dir).extends == name]
+    own = [other for other in user_sets(data_dir) if _extends(other, data_dir) == name]
     return [other for other, entry in DATASETS.items() if entry.extends == name] + own
+
+
+def _extends(name: str, data_dir: str) -> str:
+    try:
+        return spec(name, data_dir).extends
+    except UserError:  # A damaged set is told of where it is named.
+        return ""
 
 
 def train_size(name: str, data_dir: str = "") -> int | None:
@@ -182,6 +189,11 @@ def train_source(name: str, data_dir: str = "", storage: str = "auto") -> Source
       UserError: as `read_split`, and what a form cannot do.
     """
     return _open(name, "train", _folder(name, data_dir), storage)
+
+
+def release() -> None:
+    """Forgets the splits that are kept for later calls: who still has one keeps it."""
+    _open.cache_clear()
 
 
 def _folder(name: str, data_dir: str) -> Path:
