@@ -1,8 +1,9 @@
 """Duplicates that a dataset was found to have: counted, told, written, drawn."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ from score_jax.workdir import write_json_atomic
 KEPT = 5  # Pairs of one test image that are told; all are counted.
 DRAWN = 120  # Pairs on a sheet.
 FEW = 8  # Pairs named in a line.
+
+
+@contextlib.contextmanager
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compare images: each multiplies matrices on a core of its own.
+
+    BLAS's threads, where threadpoolctl can hold them back, would get in each other's way: with
+    them, two cores take two to four times as long.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        limits: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    else:
+        limits = threadpool_limits(1, "blas")
+    with limits, ThreadPoolExecutor(workers) as pool:
+        yield pool
 
 
 class Against:
@@ -91,7 +109,7 @@ class Within:
         whole, labels = self.split.source.take(np.arange(len(self._labels)))
         images = TestImages(whole, moved=False)
         starts = range(0, len(labels), duplicates.ROWS)
-        with ThreadPoolExecutor(workers) as pool:
+        with threads(workers) as pool:
             for pairs in pool.map(
                 lambda start: images.find(whole[start : start + duplicates.ROWS], start, True),
                 starts,

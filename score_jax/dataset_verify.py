@@ -167,7 +167,7 @@ def _read_through(
         pairs = [images_of.find(images, first) for images_of in tests.values()]
         return digests(images) if few else hashes, pairs
 
-    with ThreadPoolExecutor(workers) as pool:
+    with dataset_duplicates.threads(workers) as pool:
         waiting: deque[tuple[int, Any]] = deque()
 
         def take_one() -> None:

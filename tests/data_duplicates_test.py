@@ -78,6 +78,15 @@ def test_an_image_is_found_after(change, known):
     assert all(duplicates.LIKENESS <= pair.likeness <= 1 for pair in pairs)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images_are_found(count):
+    known = TestImages(IMAGES[:count])
+    assert known.find(scenes(100, seed=2, side=32)) == []
+    for change in CHANGES.values():
+        pairs = known.find(change)
+        assert {(pair.test, pair.other) for pair in pairs} == {(i, i) for i in range(count)}
+
+
 def test_other_images_are_not_found(known):
     assert known.find(scenes(400, seed=2)[:, 8:40, 8:40]) == []
 

@@ -9,6 +9,9 @@ Here *exact* means equal bytes, and *near* is measured, in two steps:
 2. In detail: the Fourier coefficients of up to `DETAIL` waves an image, over their spread in the
    test split, so that fine structure counts as much as coarse, and brightness and contrast do not.
    The highest correlation over shifts of up to an eighth of the side is the pair's likeness.
+   It falls with what the shift replaced: of CIFAR-10's images moved by 4 pixels of 32 both ways,
+   five in six are found where the edge is repeated, one in six where it is filled with black (by
+   2 pixels: all, and five in six). Of images padded with black and cropped, many are missed.
 
 Test images are compared as they are and mirrored, at a glance also when moved by `MOVED` in eight
 directions, unless that would take too long. A pair is near where its likeness reaches
@@ -34,6 +37,7 @@ SHIFT = 1 / 8  # Of the side.
 MOVED = 3 / 32  # Of the side.
 EDGE = 3 / 16  # Of the side: where the image fades out, so that its borders do not count.
 SMALLEST = 24
+FEW = 8  # Images that do not tell what is usual: their glances are taken as they are.
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 MOVES = ((0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x))
 ROWS = 256  # Images compared with the test split at once.
@@ -74,6 +78,9 @@ class Glance:
         """Takes the spread of each number from these images, of a test split."""
         self._spread = np.ones(1, np.float32)
         raw = self._raw(images)
+        if len(images) < FEW:
+            self._middle = np.float32(0)
+            return
         self._middle = raw.mean(0)
         spread = raw.std(0)
         self._spread = np.maximum(spread, 1e-3 * spread.max(initial=0) + 1e-6)
