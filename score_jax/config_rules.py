@@ -291,4 +291,4 @@ def _warnings(fields: Mapping[str, Any]) -> list[str]:
                 f"config.{name}.step_size*num_steps={reach:.4g} cannot reach the boundary of the "
                 f"ball, eps={fields[f'{name}.eps']:.4g}, from the clean image"
             )
-    return [*warnings, *_optimizer_warnings(fields)]
+    return [*warnings, *_optimizer_warnings(fields), *config_rules_data.warnings(fields)]

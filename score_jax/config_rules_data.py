@@ -1,7 +1,7 @@
 """What `config.data` may hold: which images a batch is made of."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from score_jax.types import UserError
@@ -60,6 +60,32 @@ def check(fields: Mapping[str, Any]) -> None:
         )
     if fields["data.mixing"] == "pool":
         _check_pool(fields)
+
+
+def warnings(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Tells of fields of `config.data` that have no effect.
+
+    Args:
+      fields: of the config, flattened; one that `check` accepts.
+    """
+
+    def unused(reason: str, **usual: Any) -> Iterator[str]:
+        for name, value in usual.items():
+            if fields[f"data.{name}"] != value:
+                yield f"config.data.{name}={fields[f'data.{name}']} is not used: {reason}"
+
+    if not fields["data.generated"]:
+        yield from unused(
+            "there are no generated images; set config.data.generated",
+            generated_take=0, generated_sampling="replacement", generated_fraction=0.7,
+        )  # fmt: skip
+    elif fields["data.mixing"] == "pool":
+        yield from unused(
+            "config.data.mixing=pool takes all images alike; set config.data.mixing=batch",
+            generated_fraction=0.7,
+        )
+    if not fields["data.label_noise"]:
+        yield from unused("no label is wrong; set config.data.label_noise", label_noise_seed=0)
 
 
 def _check_pool(fields: Mapping[str, Any]) -> None:

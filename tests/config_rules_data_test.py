@@ -53,3 +53,27 @@ def test_what_excludes_each_other_is_refused(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         config_module.validate(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(), ()),
+        (dict(generated="a", generated_take=9, generated_fraction=0.5), ()),
+        (dict(generated="a", generated_sampling="permutation"), ()),
+        (dict(generated="a", mixing="pool", generated_take=9), ()),
+        (dict(label_noise=0.1, label_noise_seed=3), ()),
+        (dict(generated_take=9), ("generated_take=9",)),
+        (dict(generated_sampling="permutation"), ("generated_sampling=permutation",)),
+        (dict(generated_fraction=0.5), ("generated_fraction=0.5",)),
+        (dict(generated="a", mixing="pool", generated_fraction=0.5), ("generated_fraction=0.5",)),
+        (dict(label_noise_seed=3), ("label_noise_seed=3",)),
+    ],
+)
+def test_fields_without_effect_are_told(changes, expected):
+    config = config_module.default()
+    config.data.update(changes)
+    found = config_module.validate(config)
+    assert len(found) == len(expected)
+    for line, field in zip(found, expected, strict=True):
+        assert line.startswith(f"config.data.{field} is not used: ") and "\n" not in line

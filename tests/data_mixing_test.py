@@ -218,6 +218,7 @@ def test_the_first_images_of_a_generated_set_are_taken():
     "data, sizes, message",
     [
         (dict(take=2000, validation_size=100), (2000,), "asks for 200 labelled images of class"),
+        (dict(take=9), (2000,), "take=9 is less than one labelled image of each of 10 classes"),
         (
             dict(generated="cifar10_ddpm", generated_take=11),
             (2000, 10),

@@ -101,9 +101,14 @@ def balanced(labels: np.ndarray, first: int, count: int) -> np.ndarray:
       int64[count], ascending.
 
     Raises:
-      UserError: a class has too few.
+      UserError: a class has too few, or would have none.
     """
     classes = np.unique(labels)
+    if count < len(classes):
+        raise UserError(
+            f"data.take={count} is less than one labelled image of each of {len(classes)} classes; "
+            f"take {len(classes)} or more, or 0 for all"
+        )
     shares = apportion(count, [1.0] * len(classes))
     chosen = []
     for label, share in zip(classes, shares, strict=True):
