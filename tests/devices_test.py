@@ -52,7 +52,7 @@ def slow(*values):
     [
         ("score", "running", np.float32, 4, 1),
         # Its weights are divided by their mean over the batch.
-        ("gairat", "batch", np.float64, 2, 2),
+        slow("gairat", "batch", np.float64, 2, 2),
         slow("gairat", "running", np.float32, 1, 1),
         slow("score", "batch", np.float64, 1, 1),
         slow("perturbed score", "batch", np.float64, 4, 1),

@@ -23,7 +23,10 @@ EPS = 8 / 255
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-4}
 
 
-@pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
+@pytest.fixture(
+    params=[np.float64, pytest.param(np.float32, marks=pytest.mark.slow)],
+    ids=["float64", "float32"],
+)
 def dtype(request):
     with jax.enable_x64(request.param is np.float64):
         yield request.param

@@ -29,8 +29,8 @@ from tests.helpers import digits_config
 folder, kind, step, *overrides = sys.argv[1:]
 whole, accuracies = pipeline.train_batches, evaluation.accuracies
 
-def batches(config, start, count):
-    for number, batch in enumerate(whole(config, start, count), start):
+def batches(config, start, count, **given):
+    for number, batch in enumerate(whole(config, start, count, **given), start):
         if number == int(step):
             print("stalled", flush=True)
             time.sleep(1000)
@@ -79,6 +79,7 @@ def test_a_stop_is_heard_while_waiting_for_data(data_dir, tmp_path):
     assert checkpoint.latest_step(tmp_path / "run") == 10
 
 
+@pytest.mark.slow
 def test_a_stop_in_a_validation_saves_and_the_validation_comes_later(
     data_dir,
     tmp_path,
