@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from score_jax import prepare_request
 from score_jax.data import builders, cifar, download, readers
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
@@ -66,16 +67,17 @@ def prepare(
     root = data_folder(data_dir)
     final = root / builders.relative_path(name)
     if _is_there(final, name):
+        prepare_request.check_same(final, name, sources, extends, size)
         return str(final)
+    prepare_request.check(name, sources, data_dir, extends=extends, size=size, mirror=mirror)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _sigterm_interrupts(), _only_one(root, name) as alone:
             if _is_there(final, name):
+                prepare_request.check_same(final, name, sources, extends, size)
                 return str(final)
-            if not sources and name in DATASETS and DATASETS[name].example_source:
+            if not sources and DATASETS[name].example_source:
                 sources = download.fetch(name, root, _report, mirror)
-            elif mirror:
-                raise UserError(f"--mirror={mirror} is for what is downloaded; leave it out")
             come = ", ".join(sources) or "the images that come with a library"
             _report(f"{name}: reading {come}")
             spec, splits = readers.read_source(
@@ -205,12 +207,16 @@ def _write(
         report=lambda line: _report(f"{name}: writing {line}"),
         workers=workers,
         sources=source_files(sources),
+        source_key=source_key(name, sources, {}),
     )
     known = builders.facts(folder)
     for split in splits:
         if name in BALANCED:
             _check_balance(name, split, known["class_counts"][split])
         fingerprint = known["fingerprints"][split]
+        counts = known["class_counts"][split]
+        for notice in prepare_request.notices(name, split, spec.class_names, counts):
+            _report(f"{name}: {notice}")
         _report(f"{name}: {split} sha256 {fingerprint}, read back and compared")
     if name in OFFICIAL:
         _report(f"{name}: {_compare_with_official(folder, OFFICIAL[name])}")
@@ -231,9 +237,15 @@ def _check_space(folder: Path, splits: Mapping[str, RawSplit], spec: DatasetSpec
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder.parent} has {free >> 20} MiB free where {needed >> 20} MiB are needed; "
+            f"{folder.parent} has {_amount(free)} free where {_amount(needed)} are needed; "
             "give another folder with --data_dir=DIR"
         )
+
+
+def _amount(size: int) -> str:
+    if size < 10 << 20:
+        return f"{size} bytes"
+    return f"{size >> 20} MiB"
 
 
 def _compare_with_official(folder: Path, official: Mapping[str, Sequence[str]]) -> str:

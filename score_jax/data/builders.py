@@ -32,7 +32,7 @@ def facts(folder: Path) -> dict[str, Any]:
     Always there: fingerprints (content hash by split). In folders that are not of an earlier
     version, each by split: counts, class_counts, mean and std by channel for images in [0, 1],
     shards (of each file, count, size in bytes, sha256); and sources (name and size of each), spec
-    (the fields of `DatasetSpec`, with the counts as split_sizes).
+    (the fields of `DatasetSpec`, with the counts as split_sizes). In newer ones also source_key.
 
     Raises:
       UserError: there is none, or it is damaged.

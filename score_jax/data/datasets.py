@@ -183,6 +183,25 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+# How many images a generated set was published with.
+GENERATED_SIZES = {
+    "cifar10_ddpm": 1_000_000,
+    "cifar10_edm": 1_000_000,
+    "cifar10_edm_5m": 5_000_000,
+    "cifar10_edm_10m": 10_000_000,
+    "cifar10_edm_20m": 20_000_000,
+    "cifar10_edm_50m": 50_000_000,
+    "cifar100_ddpm": 1_000_000,
+    "cifar100_edm": 1_000_000,
+    "cifar100_edm_50m": 50_000_000,
+    "svhn_ddpm": 1_000_000,
+    "svhn_edm": 1_000_000,
+    "svhn_edm_50m": 50_000_000,
+    "tiny_imagenet_edm": 1_000_000,
+    "cifar10_ti500k": 500_000,
+}
+
+
 def from_facts(facts: Any, where: str) -> DatasetSpec:
     """The entry of a dataset that its prepared folder tells about.
 

@@ -38,6 +38,33 @@ READERS: dict[str, Callable[..., dict[str, RawSplit]]] = {
 SIZES = (8, 1024)  # Of images, in pixels, that --size may ask for.
 
 
+def check(
+    name: str, files: Sequence[str], *, extends: str = "", size: int = 0, data_dir: str = ""
+) -> DatasetSpec | None:
+    """Refuses what `read_source` cannot take whatever the files hold.
+
+    Returns:
+      What is known about the dataset `extends`.
+
+    Raises:
+      UserError: of the arguments, some do not go together.
+    """
+    if size and not SIZES[0] <= size <= SIZES[1]:
+        raise UserError(f"--size={size} is not within {SIZES[0]} to {SIZES[1]} pixels")
+    if name not in DATASETS:
+        of = sources.spec(extends, data_dir) if extends else None
+        if of is not None and of.extends:
+            raise UserError(f"--extends={extends} only adds to {of.extends}; give that")
+        user_sets.check(name, files, extends, of, size)
+        return of
+    spec = DATASETS[name]
+    if extends:
+        raise UserError(f"--extends={extends} is for a name of your own; {name} is a known dataset")
+    if size and not spec.any_size:
+        raise UserError(f"--size={size}: the images of {name} have {spec.image_shape[0]} pixels")
+    return None
+
+
 def read_source(
     name: str, files: Sequence[str], *, extends: str = "", size: int = 0, data_dir: str = ""
 ) -> tuple[DatasetSpec, dict[str, RawSplit]]:
@@ -56,18 +83,10 @@ def read_source(
     Raises:
       UserError: the files are missing, damaged or not this dataset.
     """
-    if size and not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"--size={size} is not within {SIZES[0]} to {SIZES[1]} pixels")
+    of = check(name, files, extends=extends, size=size, data_dir=data_dir)
     if name not in DATASETS:
-        of = sources.spec(extends, data_dir) if extends else None
-        if of is not None and of.extends:
-            raise UserError(f"--extends={extends} only adds to {of.extends}; give that")
         return user_sets.read_user_set(name, files, extends, of, size)
     spec = DATASETS[name]
-    if extends:
-        raise UserError(f"--extends={extends} is for a name of your own; {name} is a known dataset")
-    if size and not spec.any_size:
-        raise UserError(f"--size={size}: the images of {name} have {spec.image_shape[0]} pixels")
     if spec.any_size:
         size = size or spec.image_shape[0]
         spec = replace(spec, image_shape=(size, size, spec.image_shape[2]))

@@ -37,17 +37,13 @@ def is_name(name: str) -> bool:
     return re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) is not None
 
 
-def read_user_set(
+def check(
     name: str, sources: Sequence[str], extends: str, of: DatasetSpec | None, size: int = 0
-) -> tuple[DatasetSpec, dict[str, RawSplit]]:
-    """What the files tell about a dataset that the table does not know, and its splits.
-
-    Args:
-      extends, of: for generated images, the dataset that they add to; their classes are its.
-      size: height and width that image files are brought to; 0: they have one size.
+) -> None:
+    """Refuses what `read_user_set` cannot take whatever the files hold.
 
     Raises:
-      UserError: no files, files of another kind, or images that do not fit.
+      UserError: no files, such a name, or another size.
     """
     if not sources:
         lookup(DATASETS, "dataset", name)
@@ -58,6 +54,20 @@ def read_user_set(
         )
     if of is not None and size not in (0, of.image_shape[0]):
         raise UserError(f"--size={size} is not the size of {extends}: {of.image_shape[0]}")
+
+
+def read_user_set(
+    name: str, sources: Sequence[str], extends: str, of: DatasetSpec | None, size: int = 0
+) -> tuple[DatasetSpec, dict[str, RawSplit]]:
+    """What the files tell about a dataset that the table does not know, and its splits.
+
+    Args:
+      extends, of: for generated images, the dataset that they add to; their classes are its.
+      size: height and width that image files are brought to; 0: they have one size.
+
+    Raises:
+      UserError: files of another kind, or images that do not fit.
+    """
     paths = [local_path(source) for source in sources]
     found = _read(name, paths, of, size)
     if of is not None:

@@ -47,6 +47,7 @@ def write(
     report: Callable[[str], None],
     workers: int = 1,
     sources: Sequence[Mapping[str, Any]] = (),
+    source_key: str = "",
 ) -> Path:
     """Writes a dataset below `folder`; gives the folder that holds its shards.
 
@@ -58,6 +59,7 @@ def write(
       report: told in words how far it is.
       workers: processes that write beside this one, where a split has several shards.
       sources: what to note about where the images come from: name and size of each file.
+      source_key: to note too, what tells these files from others.
 
     Raises:
       UserError: labels or images that do not fit `spec`, or not as many as the split says.
@@ -80,7 +82,8 @@ def write(
     except shards.DamagedShard as error:
         raise UserError(f"{error}; prepare {dataset} again") from None
     whole = {split: [log.whole[place.file] for place in places[split]] for split in splits}
-    _describe(path, spec, whole, fingerprints, sources)
+    noted = {"sources": list(sources), "source_key": source_key}
+    _describe(path, spec, whole, fingerprints, noted)
     log.remove()
     return path
 
@@ -195,7 +198,7 @@ def _describe(
     spec: DatasetSpec,
     whole: Mapping[str, Sequence[shards.ShardFacts]],
     fingerprints: Mapping[str, str],
-    sources: Sequence[Mapping[str, Any]],
+    noted: Mapping[str, Any],
 ) -> None:
     """Writes TFDS's description of the folder, and what `facts` gives."""
     counts = {split: sum(shard.count for shard in parts) for split, parts in whole.items()}
@@ -219,8 +222,8 @@ def _describe(
             ]
             for split, parts in whole.items()
         },
-        "sources": list(sources),
         "spec": known,
+        **noted,
     }
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
