@@ -154,6 +154,14 @@ def test_devices_do_not_change_the_result_and_exchange_nothing(augmentation, key
     assert not any(exchange in program.as_text() for exchange in EXCHANGES)
 
 
+def test_64_bits_change_no_draw(augmentation, key):
+    name, augment = augmentation
+    with jax.enable_x64(True):
+        outputs = jax.jit(AUGMENTATIONS[name])(key, noise())
+    assert outputs.dtype == jnp.uint8
+    np.testing.assert_array_equal(outputs, augment(key, noise()))
+
+
 def test_histograms_exchange_nothing_either():
     sharding = NamedSharding(Mesh(np.array(jax.devices()[:4]), ("batch",)), PartitionSpec("batch"))
     equalize = jax.jit(equalize_tables, out_shardings=sharding)

@@ -137,6 +137,15 @@ def test_devices_do_not_change_the_result(key):
         np.testing.assert_array_equal(value, expected)
 
 
+def test_64_bits_change_no_draw(key):
+    images, labels = numbered_images(16), jnp.arange(16)
+    with jax.enable_x64(True):
+        found = mix(key, images, labels, VERSIONS)
+    for value, wanted in zip(found, mix(key, images, labels, VERSIONS), strict=True):
+        assert value.dtype == wanted.dtype
+        np.testing.assert_array_equal(value, wanted)
+
+
 def test_workers_mix_among_their_own_images_alike():
     """DeepMind's emulated workers: one box for all, one permutation in each."""
     images, labels, workers = numbered_images(12), jnp.arange(12), 3

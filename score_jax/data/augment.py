@@ -1,7 +1,7 @@
 """Augmentation on the device, inside the jitted step.
 
-Every image draws from the key and its place in the batch alone: sharding the batch does not
-change the result, and devices exchange nothing.
+What an image draws follows from the key, its place in the batch and, for some, the batch's size:
+sharding the batch does not change the result, and devices exchange nothing.
 """
 
 import functools
@@ -30,13 +30,15 @@ def pad_crop_flip(key: Key, images: Array, pad: int = 4, padding: str = "constan
     """
     batch, height, width, channels = images.shape
     rows_key, columns_key, flip_key = jax.random.split(key, 3)
-    rows = jax.random.randint(rows_key, (batch,), 0, 2 * pad + 1)
-    columns = jax.random.randint(columns_key, (batch,), 0, 2 * pad + 1)
-    flips = jax.random.bernoulli(flip_key, 0.5, (batch,))
+    rows = jax.random.randint(rows_key, (batch,), 0, 2 * pad + 1, jnp.int32)
+    columns = jax.random.randint(columns_key, (batch,), 0, 2 * pad + 1, jnp.int32)
+    flips = jax.random.bernoulli(flip_key, jnp.float32(0.5), (batch,))
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=padding)
 
     def crop(image: Array, row: Array, column: Array, flip: Array) -> Array:
-        window = jax.lax.dynamic_slice(image, (row, column, 0), (height, width, channels))
+        window = jax.lax.dynamic_slice(
+            image, (row, column, jnp.int32(0)), (height, width, channels)
+        )
         return jnp.where(flip, window[:, ::-1], window)
 
     return jax.vmap(crop)(padded, rows, columns, flips)

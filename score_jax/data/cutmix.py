@@ -56,15 +56,17 @@ def cutmix(
 
     def version(key: Key) -> tuple[Array, Array, Array, Array]:
         share_key, row_key, column_key, order_key = jax.random.split(key, 4)
-        side = side_of(jax.random.uniform(share_key), height, width)  # Beta(1, 1) is uniform.
-        row = jax.random.randint(row_key, (), 0, height)
-        column = jax.random.randint(column_key, (), 0, width)
+        share = jax.random.uniform(share_key, (), jnp.float32)  # Beta(1, 1) is uniform.
+        side = side_of(share, height, width)
+        row = jax.random.randint(row_key, (), 0, height, jnp.int32)
+        column = jax.random.randint(column_key, (), 0, width, jnp.int32)
         top, left, rows, columns = box(row, column, side, height, width)
-        order = jax.random.permutation(order_key, batch // workers)
+        order = jax.random.permutation(order_key, jnp.arange(batch // workers, dtype=jnp.int32))
         if workers > 1:
-            starts = jnp.arange(workers) * (batch // workers)
+            starts = jnp.arange(workers, dtype=jnp.int32) * (batch // workers)
             order = (starts[:, None] + order[None, :]).ravel()
-        y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+        y = jnp.arange(height, dtype=jnp.int32)[:, None]
+        x = jnp.arange(width, dtype=jnp.int32)[None, :]
         inside = (y >= top) & (y < top + rows) & (x >= left) & (x < left + columns)
         mixed = jnp.where(inside[None, :, :, None], images[order], images)
         weight = 1 - (rows * columns).astype(jnp.float32) / (height * width)
