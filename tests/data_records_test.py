@@ -122,6 +122,61 @@ def test_a_damaged_shard_is_told_in_a_line(own):
     assert not list((own / memory_maps.FOLDER).glob("train*"))
 
 
+def test_what_lies_beside_a_damaged_record_is_read_on(own):
+    damaged = sorted(own.glob("*train.array_record*"))[2]
+    held = records.Records("tiny", "train", own, SHAPE)
+    expected, _ = held.take(np.arange(600))
+    content = bytearray(damaged.read_bytes())
+    content[content.find(expected[250].tobytes()) + 20] ^= 1
+    damaged.write_bytes(content)
+    held = records.Records("tiny", "train", own, SHAPE)
+    for _ in range(records.READERS + 1):  # However many readers have met it.
+        with pytest.raises(UserError, match="is damaged"):
+            held.take(np.array([249, 250, 251]))
+    beside = np.array([200, 249, 251, 299])
+    np.testing.assert_array_equal(held.take(beside)[0], expected[beside])
+
+
+class FailingReader:
+    """Fails once, at one of its methods, and for good from then on, as ArrayRecord's does."""
+
+    failing: set[str] = set()
+
+    def __init__(self, path, options, **fields):
+        self._reader = array_record_module.ArrayRecordReader(path, options, **fields)
+        self._is_well = True
+        self._do("open")
+
+    def _do(self, what):
+        if what in self.failing:
+            self.failing.remove(what)
+            self._is_well = False
+        if not self._is_well:
+            raise RuntimeError("INTERNAL: Input/output error")
+
+    def num_records(self):
+        return self._reader.num_records()
+
+    def seek(self, place):
+        self._do("seek")
+        self._reader.seek(place)
+
+    def read(self):
+        self._do("read")
+        return self._reader.read()
+
+
+@pytest.mark.parametrize("what", ["open", "seek", "read"])
+def test_an_error_that_passes_is_no_damage(what, own, monkeypatch):
+    expected = records.Records("tiny", "train", own, SHAPE).take(np.arange(5))[0]
+    failing = types.SimpleNamespace(ArrayRecordReader=FailingReader)
+    monkeypatch.setattr(records, "array_record_module", failing)
+    monkeypatch.setattr(FailingReader, "failing", {what})
+    held = records.Records("tiny", "train", own, SHAPE)
+    np.testing.assert_array_equal(held.take(np.arange(5))[0], expected)
+    assert not FailingReader.failing
+
+
 def test_a_shard_with_other_records_than_it_should_is_told(own):
     first, second = sorted(own.glob("*train.array_record*"))[:2]
     writer = array_record_module.ArrayRecordWriter(str(second), "group_size:1")

@@ -26,6 +26,7 @@ OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 BUFFER = 4096  # Bytes read ahead in a file; more would be read for nothing.
 READERS = 4  # At once, of a dataset: as many threads gather batches.
 BLOCK = 2048  # Records read at once, from first to last.
+READ_ERRORS = (RuntimeError, ValueError, IndexError)  # Of ArrayRecord.
 OTHER_FILES = 256  # Open beside the shards: logs, programs, libraries.
 
 
@@ -92,8 +93,15 @@ class Records:
             return decode(records, self._image_shape)
 
     def _read(self, shard: int, places: Sequence[int]) -> list[bytes]:
+        with self._told(self._files[shard]):
+            try:
+                return self._read_once(shard, places)
+            except READ_ERRORS:  # It may have passed: a disk of the network that did not answer.
+                return self._read_once(shard, places)
+
+    def _read_once(self, shard: int, places: Sequence[int]) -> list[bytes]:
         records = []
-        with self._told(self._files[shard]), self._reader(shard) as reader:
+        with self._reader(shard) as reader:
             for place in places:
                 reader.seek(place)
                 records.append(reader.read())
@@ -101,9 +109,12 @@ class Records:
 
     @contextlib.contextmanager
     def _reader(self, shard: int) -> Iterator[Any]:
-        """A reader of a shard that no other thread uses: it remembers its place."""
+        """A reader of a shard that no other thread uses: it remembers its place.
+
+        After an error it is not used again: it would go on to fail.
+        """
         resting = self._resting[shard]
-        reader = resting.get()
+        reader, kept = resting.get(), None
         try:
             if reader is None:
                 opened = array_record_module.ArrayRecordReader(
@@ -114,14 +125,15 @@ class Records:
                     raise ValueError(f"{opened.num_records()} records, {expected} were written")
                 reader = opened
             yield reader
+            kept = reader
         finally:
-            resting.put(reader)
+            resting.put(kept)
 
     @contextlib.contextmanager
     def _told(self, file: Path) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, IndexError, DamagedShard) as error:
+        except (*READ_ERRORS, DamagedShard) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{file} is damaged ({reason}); move {self.path} away and prepare it again"
