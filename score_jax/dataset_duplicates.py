@@ -120,6 +120,11 @@ class Within:
         self.is_compared = True
 
     @property
+    def left_out(self) -> int:
+        """Pairs that are counted but not kept: those of equal labels."""
+        return self.exact + self.near - len(self.conflicts)
+
+    @property
     def pairs(self) -> list[Pair]:
         """Those of different labels, the likest first."""
         return sorted(self.conflicts, key=_likest)
@@ -213,6 +218,7 @@ def write(findings: Sequence[Against | Within], gaps: Sequence[str], folder: Pat
                 "of_sha256": first.fingerprint,
                 "exact": one.exact,
                 "near": one.near,
+                "pairs_left_out": one.left_out,
                 "pairs": [
                     {
                         "first": pair.test,
@@ -227,7 +233,7 @@ def write(findings: Sequence[Against | Within], gaps: Sequence[str], folder: Pat
             }
         )
         if isinstance(one, Against):
-            told[-1] |= {"test_images": len(one.tests), "pairs_left_out": one.left_out}
+            told[-1]["test_images"] = len(one.tests)
         if pairs:
             file = f"duplicates-{'-'.join(' '.join(one.words).split())}.png"
             sheets.append((folder / file, one, pairs))
@@ -243,9 +249,12 @@ def write(findings: Sequence[Against | Within], gaps: Sequence[str], folder: Pat
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}; give another --out") from None
     drawn = [save(path, _draw(one, pairs)) for path, one, pairs in sheets]
-    left_out = sum(one.left_out for one in findings if isinstance(one, Against))
-    but = f", but for {left_out}: at most {KEPT} of a test image" if left_out else ""
-    return [*(f"pairs drawn in {path}" for path in drawn), f"pairs in {file}{but}"]
+    lines = [f"pairs drawn in {path}" for path in drawn] + [f"pairs in {file}"]
+    for kind, which in ((Against, f"beyond {KEPT} of a test image"), (Within, "of equal labels")):
+        left_out = sum(one.left_out for one in findings if isinstance(one, kind))
+        if left_out:
+            lines[-1] += f", but for {left_out} {which}"
+    return lines
 
 
 def _labels(source: sources.Source, indices: Sequence[int]) -> np.ndarray:

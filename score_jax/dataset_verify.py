@@ -47,9 +47,9 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
                 f"a dataset that has"
             )
     against, not_compared = (against, "") if against else _default(name, own, data_dir)
-    if out:
-        dataset_duplicates.make_folder(out)
     folder = sources.find(name, data_dir)
+    if out and folder is not None:
+        dataset_duplicates.make_folder(out)
     workers = os.cpu_count() or 1
     lines = []
     if folder is not None:

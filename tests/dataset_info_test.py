@@ -11,6 +11,7 @@ import pytest
 from score_jax import cli, dataset_info
 from score_jax.data import builders, sources
 from score_jax.data.raw_split import in_memory
+from score_jax.types import UserError
 from tests import tiny_sets
 
 
@@ -87,6 +88,16 @@ def test_a_full_disk_leaves_no_sheet(tmp_path, monkeypatch, capsys):
     assert cli.main(["data", "info", "some", f"--data_dir={tmp_path}", f"--out={out}"]) == 2
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("sheet", "is not the name of a PNG"), ("x.png/a.png", "cannot be writ")]
+)
+def test_a_sheet_that_cannot_be_written_is_one_line(out, message, tmp_path):
+    write(tmp_path, "some", np.arange(20) % 5)
+    (tmp_path / "x.png").write_bytes(b"a file")
+    with pytest.raises(UserError, match=message):
+        dataset_info.info("some", str(tmp_path), str(tmp_path / out))
 
 
 def shorten(path: Path) -> None:
