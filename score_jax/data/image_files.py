@@ -99,8 +99,7 @@ class Zip(_Files):
             raise damaged(path, error) from None
         self._sizes = {}
         for info in self._zip.infolist():
-            wrong = _wrong_name(info.filename, info.filename in self._sizes)
-            if wrong:
+            if wrong := _wrong_name(info.filename, info.filename in self._sizes):
                 self._zip.close()
                 raise UserError(f"--source={path} holds {wrong}; pack it again")
             self._sizes[info.filename] = info.file_size
@@ -212,8 +211,7 @@ def decode(content: bytes, image_shape: tuple[int, int, int], resize: int = 0) -
         raise ValueError(f"it is of mode {image.mode}, the others are grey")
     if not resize and image.size != (width, height):
         raise ValueError(f"it has {image.width}x{image.height} pixels, not {width}x{height}")
-    large = image.width * image.height > LARGE_PIXELS
-    with _LARGE if large else contextlib.nullcontext():
+    with _LARGE if image.width * image.height > LARGE_PIXELS else contextlib.nullcontext():
         return _pixels(image, image_shape, resize)
 
 
@@ -221,8 +219,11 @@ def _pixels(image: Any, image_shape: tuple[int, int, int], resize: int) -> np.nd
     from PIL import Image
 
     height, width, channels = image_shape
+    mode = "L" if channels == 1 else "RGB"
     try:
-        image = image.convert("L" if channels == 1 else "RGB")
+        image.load()
+        if image.mode != mode:  # Else `convert` would copy it.
+            image = image.convert(mode)
     except Exception as error:  # Pillow raises almost any type on damaged input.
         raise ValueError(" ".join(str(error).split())[:100]) from None
     if resize:
