@@ -46,6 +46,8 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
                 f"--against={other} has no test images of {own.image_shape} as {name} has; give "
                 f"a dataset that has"
             )
+        if other != name:
+            sources.test_split(other, data_dir)  # Tells before the run that it is not prepared.
     against, not_compared = (against, "") if against else _default(name, own, data_dir)
     folder = sources.find(name, data_dir)
     if out and folder is not None:

@@ -267,11 +267,14 @@ def test_only_test_images_of_that_shape_are_looked_for(other, prepared):
         dataset_verify.verify("cifar10", str(prepared), against=(other,))
 
 
-def test_what_is_not_prepared_is_told_with_the_command(prepared):
+def test_what_is_not_prepared_is_told_with_the_command(prepared, monkeypatch):
     out = prepared / "not made"
     with pytest.raises(UserError, match="score-jax data prepare cifar100"):
         dataset_verify.verify("cifar100", str(prepared), out=str(out))
     assert not out.exists()
+    monkeypatch.setattr(dataset_verify, "_check_shards", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(UserError, match="score-jax data prepare cifar100"):
+        dataset_verify.verify("cifar10", str(prepared), against=("cifar100",))
 
 
 def test_info_draws_images_of_each_class(prepared, tmp_path, monkeypatch):
