@@ -58,8 +58,8 @@ def prepare(
       mirror: as for `download.fetch`.
 
     Raises:
-      UserError: the files are missing, damaged or not this dataset, or the folder cannot be
-        written.
+      UserError: the files are missing, damaged or not this dataset, what is already prepared came
+        from something else, or the folder cannot be written.
       KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     if not re.fullmatch(r"\w+", name, re.ASCII):
