@@ -59,7 +59,7 @@ def randaugment_by_pillow(image, name, sign, level=14):
     if name in SHAPES:
         return SHAPES[name](image).enhance(factor)
     if name == "posterize":
-        return ImageOps.posterize(image, int(4 * share))
+        return ImageOps.posterize(image, max(1, int(4 * share)))
     if name == "solarize":
         return ImageOps.solarize(image, 256 * share)
     if name == "solarize_add":
@@ -112,6 +112,16 @@ def test_each_operation_of_randaugment_is_pillows():
     expected = pillow(randaugment_by_pillow, images, names, signs)
     for name, image, wanted in zip(names, np.asarray(found), expected, strict=True):
         np.testing.assert_array_equal(image, wanted, name)
+
+
+@pytest.mark.parametrize("level", [5, 14, 29])
+def test_posterizing_leaves_a_bit_at_least(level):
+    names = [name for name in RANDAUGMENT for _ in range(2)]
+    place = names.index("posterize")
+    mask = policies.randaugment_operations(level, SIZE, SIZE)[place].mask
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
+    wanted = np.asarray(randaugment_by_pillow(ramp, "posterize", 1, level))[0, :, 0]
+    np.testing.assert_array_equal(np.arange(256) & mask, wanted)
 
 
 def told(monkeypatch, module, policy, key, count=40_000):

@@ -95,7 +95,7 @@ def randaugment_operations(level: float, height: int, width: int) -> list[Operat
     for either sign, equal where it has none.
 
     Translations are by level / 30 * 100 pixels, as in the code that Wang et al. used, where they
-    leave nothing of an image of 32 pixels at their level, 14.
+    leave nothing of an image of 32 pixels at their level, 14. Posterizing keeps a bit at least.
     """
     share = level / 30
     factor, shear, far = 0.1 + 1.8 * share, 0.3 * share, 100 * share
@@ -105,7 +105,7 @@ def randaugment_operations(level: float, height: int, width: int) -> list[Operat
         [operation] * 2
         for operation in (
             Operation("tones", threshold=0),
-            _posterize(int(4 * share)),
+            _posterize(max(1, int(4 * share))),
             Operation("tones", threshold=math.ceil(256 * share)),
             Operation("tones", addition=int(110 * share), threshold=128),
         )
