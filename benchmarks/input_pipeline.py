@@ -60,14 +60,15 @@ def our_batches(
     config.data.storage = storage
     config.data.generated = "cifar10_ddpm" if generated else ""
     layout = mesh.create(jax.devices()[:1])
-    held = pipeline.place_resident(config, layout) if storage == "device" else None
+    data = pipeline.open_training_data(config)
+    held = pipeline.place_resident(data, layout) if storage == "device" else None
     key = jax.random.key(0)
     augmented = jax.jit(
         lambda step, images: augment.pad_crop_flip(jax.random.fold_in(key, step), images)
     )
 
     def placed() -> Iterator[Any]:
-        for local in pipeline.train_batches(config, 0, 10**9):
+        for local in pipeline.train_batches(config, 0, 10**9, data=data):
             yield layout.put_batch(local)
 
     waiting = Waiting(placed())

@@ -246,7 +246,7 @@ def smoke(config: ConfigDict) -> None:
         config.num_epochs = 10
         config.steps_per_epoch = 50
         config.data.batch_size = min(config.data.batch_size, 128)
-        config.data.generated = ""
+        config.data.update(generated="", generated_fraction=0.7)
         config.data.validation_size = 512
         kind = re.search(r"(swish|relu|relu-normalized)$|$", config.model.name).group()
         config.model.name = f"wrn-10-2-{kind or 'relu'}"

@@ -1,7 +1,6 @@
 """The training job: `train` reads from top to bottom as what a run needs."""
 
 import contextlib
-import functools
 import logging
 import shlex
 import sys
@@ -63,7 +62,7 @@ def train(
     layout.check_divides(config_lib.loaded_images(config), f"config.data.batch_size{per_version}")
     microbatches.check(config, run.recipe, layout.num_devices)
     data = pipeline.open_training_data(config)
-    images, labels = pipeline.validation_images(config)
+    images, labels = pipeline.validation_images(config, data)
     # A run that goes on has its weights in its checkpoint: the first ones may be gone by then.
     is_begun = checkpoint.latest_step(folder) is not None
     start = None if is_begun else warm_start.load(config)
@@ -84,6 +83,8 @@ def train(
         LOGGER.info("a step costs %d forward passes of its batch", passes)
         for line in mixing.describe(data.sampler, data.names, run.num_train_steps):
             LOGGER.info(line)
+        for line in pipeline.unequal_classes(config, data):
+            LOGGER.warning(line)
         LOGGER.info("data.storage=%s (%s)", config.data.storage, data.storage)
         if primary:
             sizes = mixing.images(data.sampler, data.names)
@@ -101,8 +102,8 @@ def train(
             lambda: train_step.run_keys(config.seed),
             out_shardings=layout.replicated,
         )()
-        epochs = functools.partial(mixing.epochs, data.sampler, data.names)
-        loop = Loop(config, run, layout, place, checkpoints, dog, keys, epochs)
+        loop = Loop(config, run, layout, place, checkpoints, dog, keys, data)
+        del data  # The loop's alone, which lets go of what it has put on the devices.
         outcome, best = "failed", checkpoint.Best()
         try:
             with dog.doing("restoring"):

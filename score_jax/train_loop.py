@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from score_jax import checkpoint, distributed, evaluation, metrics, workdir, writers
-from score_jax.data import pipeline
+from score_jax.data import mixing, pipeline, sources
 from score_jax.data.waiting import Stopped, Waiting
 from score_jax.mesh import Layout
 from score_jax.recipes import Run
@@ -37,13 +37,13 @@ class Loop:
         checkpoints: checkpoint.Checkpoints,
         watchdog: Watchdog,
         keys: list[Key],
-        epochs: Callable[[int], dict[str, float]],
+        data: pipeline.TrainingData,
     ):
         self.step: int | None = None
         self._config, self._run, self._layout, self._place = config, run, layout, place
         self._checkpoints, self._watchdog = checkpoints, watchdog
         self._key, self._validation_key = keys
-        self._epochs = epochs
+        self._data, self._names = data, data.names
         self._evaluate = evaluation.compile_evaluation(run.classifier, run.judge, layout)
         self._timer = Timer(config.data.batch_size)
         self._pending: tuple[int, Any] | None = None
@@ -79,7 +79,9 @@ class Loop:
         self._validation = validation
         if self._config.data.storage == "device":
             with self._phase("input"):
-                self._resident = pipeline.place_resident(self._config, self._layout)
+                self._resident = pipeline.place_resident(self._data, self._layout)
+                self._data = self._data.without_images()
+                sources.release()
         batches = Waiting(self._batches(step))
         try:
             # Until the first step nothing would be lost: a signal ends the process as usual.
@@ -172,7 +174,8 @@ class Loop:
     def _batches(self, step: int) -> Iterator[Any]:
         """Placed by the thread that reads them: they are on the devices before their step."""
         count = self._run.num_train_steps - step
-        with contextlib.closing(pipeline.train_batches(self._config, step, count)) as batches:
+        batches = pipeline.train_batches(self._config, step, count, data=self._data)
+        with contextlib.closing(batches):
             for local in batches:
                 yield self._layout.put_batch(local)
 
@@ -247,7 +250,8 @@ class Loop:
         values = metrics.compute(sums)
         values["train/learning_rate"] = float(self._run.rates.learning_rate(step - 1))
         values["train/momentum"] = float(self._run.rates.momentum(step - 1))
-        values |= self._epochs(step) | self._timer.interval(step)
+        values |= mixing.epochs(self._data.sampler, self._names, step)
+        values |= self._timer.interval(step)
         epoch = step / self._run.steps_per_epoch
         self._writer.write(step, epoch, values)
         self._writer.progress(step, epoch, values)

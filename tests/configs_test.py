@@ -178,8 +178,8 @@ class Killed(Exception):
 def two_batches(train_batches):
     """Dies when the third batch is asked for: the first step is saved, the second is lost."""
 
-    def batches(*args):
-        yield from itertools.islice(train_batches(*args), 2)
+    def batches(*args, **given):
+        yield from itertools.islice(train_batches(*args, **given), 2)
         raise Killed
 
     return batches

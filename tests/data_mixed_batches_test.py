@@ -105,7 +105,7 @@ def test_half_of_the_labels_are_wrong_and_those_of_validation_right(config):
     subset = data.sampler.labelled.subset
     wrong = data.sources[0].labels != digits.labels
     assert len(subset) == 200 and wrong.sum() == wrong[subset].sum() == 100
-    np.testing.assert_array_equal(pipeline.validation_images(config)[1], digits.labels[:100])
+    np.testing.assert_array_equal(pipeline.validation_images(config, data)[1], digits.labels[:100])
 
 
 def test_a_run_trains_on_pseudo_labels(config, tmp_path):
@@ -130,18 +130,33 @@ def test_a_run_trains_on_pseudo_labels(config, tmp_path):
     np.testing.assert_array_equal(batch["labels"][others], own[others])
 
 
+@pytest.mark.parametrize(
+    "take, is_sorted, few",
+    [(0, True, 0), (30, False, 0), (30, True, 9), (10**6, False, 0), (10**6, True, 9)],
+)
+def test_a_part_of_a_generated_set_that_lacks_classes_is_told(take, is_sorted, few, config):
+    config.data.generated_take = take
+    period = Simulated(of_class=10**7 if is_sorted else 1)
+    data = pipeline.TrainingData((Simulated(), period), sampler=None)
+    lines = list(pipeline.unequal_classes(config, data))
+    assert len(lines) == bool(few)
+    if few:
+        assert f"images of simulated, where {few} of 10 classes have" in lines[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Simulated:
     """A source of a hundred million images, each of which tells its index."""
 
     name: str = "simulated"
+    of_class: int = 1  # So many of a class come one after the other.
 
     def __len__(self):
         return 100_000_000
 
     def take(self, indices):
         pixels = indices.astype("<u4").view(np.uint8).reshape(-1, 2, 2, 1)
-        return pixels, (indices % 10).astype(np.int32)
+        return pixels, (indices // self.of_class % 10).astype(np.int32)
 
 
 @pytest.mark.parametrize(

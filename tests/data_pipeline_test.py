@@ -147,11 +147,12 @@ def test_with_repeats_labelled_images_come_that_often(mixed):
 
 
 def test_validation_images_come_first_and_are_never_trained_on(config):
-    images, labels = pipeline.validation_images(config)
+    data = pipeline.open_training_data(config)
+    images, labels = pipeline.validation_images(config, data)
     digits = sources.train_split("digits", config.data.dir)
     np.testing.assert_array_equal(images, digits.images[:100])
     np.testing.assert_array_equal(labels, digits.labels[:100])
-    sampler = pipeline.open_training_data(config).sampler
+    sampler = data.sampler
     drawn = np.unique(np.concatenate([sampler.batch(step).indices for step in range(46)]))
     np.testing.assert_array_equal(drawn, np.arange(100, 1438))
 

@@ -1,6 +1,9 @@
 """Wherever images lie, a batch has the same bytes."""
 
+import gc
 import json
+import tracemalloc
+import weakref
 
 import jax
 import numpy as np
@@ -47,12 +50,16 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+def validation_images(config):
+    return pipeline.validation_images(config, pipeline.open_training_data(config))
+
+
 def delivered(config, steps, **processes):
     """The batches of some steps from where `config.data.storage` has them, as NumPy arrays."""
     batches = [next(iter(pipeline.train_batches(config, step, 1, **processes))) for step in steps]
     if config.data.storage == "device":
         layout = mesh.create(jax.devices()[:2])
-        held = pipeline.place_resident(config, layout)
+        held = pipeline.place_resident(pipeline.open_training_data(config), layout)
         batches = [jax.device_get(held.batch(layout.put_batch(batch))) for batch in batches]
     return batches
 
@@ -63,13 +70,13 @@ def test_every_storage_gives_the_same_bytes(mixing, config, prepared):
     steps = (0, 5, 23, 1000)
     config.data.storage = "memory"
     expected = delivered(config, steps)
-    images, labels = pipeline.validation_images(config)
+    images, labels = validation_images(config)
     assert len(list((prepared / "score_jax_tiny/1.0.0").glob("*train.array_record*"))) == 6
     for storage in STORAGES[1:]:
         config.data.storage = storage
         for one, other in zip(delivered(config, steps), expected, strict=True):
             assert_same(one, other)
-        for one, other in zip(pipeline.validation_images(config), (images, labels), strict=True):
+        for one, other in zip(validation_images(config), (images, labels), strict=True):
             assert one.dtype == other.dtype and np.array_equal(one, other)
 
 
@@ -144,7 +151,7 @@ def test_files_kept_in_memory_are_not_taken_memory(version):
 def test_devices_gather_a_batch_without_each_other(config):
     config.data.storage = "device"
     layout = mesh.create()
-    held = pipeline.place_resident(config, layout)
+    held = pipeline.place_resident(pipeline.open_training_data(config), layout)
     placed = layout.put_batch(next(iter(pipeline.train_batches(config, 0, 1))))
     text = held._gather.lower(held._images, held._labels, placed["rows"]).compile().as_text()
     assert "gather" in text
@@ -152,6 +159,32 @@ def test_devices_gather_a_batch_without_each_other(config):
         assert f"{collective}(" not in text
     batch = held.batch(placed)
     assert {value.sharding for value in batch.values()} == {layout.batch}
+
+
+def test_the_host_lets_go_of_what_is_on_the_devices(config):
+    config.data.storage = "device"
+    data = pipeline.open_training_data(config)
+    held = [weakref.ref(source) for source in (data.sources[0].source, data.sources[1])]
+    expected = data.rows_at(7)
+    data = data.without_images()
+    sources.release()
+    gc.collect()
+    assert [source() for source in held] == [None, None]
+    assert_same(data.rows_at(7), expected)
+
+
+def test_placing_takes_one_copy_more(config):
+    images = np.zeros((20_000, 16, 16, 1), np.uint8)
+    source = sources.Images(
+        images=images, labels=np.zeros(20_000, np.int32), fingerprint="", name="zeros",
+        split="train", path="",
+    )  # fmt: skip
+    layout = mesh.create(jax.devices()[:1])
+    tracemalloc.start()
+    resident.Resident([source], layout)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert images.nbytes < peak < 1.6 * images.nbytes
 
 
 def test_a_set_that_is_too_large_for_the_devices_is_refused(config, monkeypatch):

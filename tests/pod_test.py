@@ -28,8 +28,8 @@ config = digits_config(*overrides)
 order = []
 original_batches, original_stop = pipeline.train_batches, train_loop.StopRequest
 
-def batches(config, start, count):
-    for number, batch in enumerate(original_batches(config, start, count), start):
+def batches(config, start, count, **given):
+    for number, batch in enumerate(original_batches(config, start, count, **given), start):
         order.append((number, batch["labels"].tolist(), int(batch["images"].sum())))
         yield batch
 
@@ -78,7 +78,8 @@ with distributed.start(coordinator=coordinator, num_processes=int(count), proces
     layout = mesh.create(fsdp=config.mesh.fsdp)
     for storage in ("memory", "records", "memmap", "device"):
         config.data.storage = storage
-        held = pipeline.place_resident(config, layout) if storage == "device" else None
+        data = pipeline.open_training_data(config)
+        held = pipeline.place_resident(data, layout) if storage == "device" else None
         for step, local in enumerate(pipeline.train_batches(config, 0, 8)):
             assert len(local["generated"]) == config.data.batch_size // int(count)
             placed = layout.put_batch(local)

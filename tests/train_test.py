@@ -157,9 +157,13 @@ def test_whole_run_traces_the_step_once(data_dir, tmp_path, monkeypatch):
         return original(*arguments)
 
     monkeypatch.setattr(train_step, "train_step", counted)
+    opened, open_data = [], pipeline.open_training_data
+    monkeypatch.setattr(
+        pipeline, "open_training_data", lambda config: opened.append(1) or open_data(config)
+    )
     config = digits_config(*OVERRIDES, f"data.dir={data_dir}")
     facts = train.train(config, str(tmp_path / "run"))
-    assert facts["steps"] == 24 and len(traced) == 1
+    assert facts["steps"] == 24 and len(traced) == len(opened) == 1
 
 
 def test_state_is_donated(data_dir):

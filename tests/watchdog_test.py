@@ -184,8 +184,8 @@ from score_jax.data import pipeline
 from tests.helpers import digits_config
 
 whole = pipeline.train_batches
-def batches_that_stop(config, start, count):
-    for number, batch in enumerate(whole(config, start, count), start):
+def batches_that_stop(config, start, count, **given):
+    for number, batch in enumerate(whole(config, start, count, **given), start):
         if number == 9:
             time.sleep(1000)
         yield batch

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grain
@@ -17,6 +17,8 @@ from score_jax.mesh import Layout
 from score_jax.types import UserError
 
 MAX_THREADS = 4  # Gathering a batch takes a millisecond or so; more threads only wait.
+
+LOOKED_AT = 50  # Images of each class.
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,11 @@ class TrainingData:
         selection = self.sampler.batch(step)
         found = resident.rows(self.sources, selection.indices[part], selection.source[part])
         return {"rows": found, "generated": selection.source[part] > 0}
+
+    def without_images(self) -> "TrainingData":
+        """What is enough for `rows_at`, once the images are on the devices."""
+        emptied = tuple(resident.Emptied(len(source)) for source in self.sources)
+        return replace(self, sources=emptied)
 
     def batch_at(self, step: int, part: slice = slice(None)) -> dict[str, np.ndarray]:
         """Batch `step`, or a part of its positions, as `train_batches` gives it."""
@@ -105,6 +112,28 @@ def open_training_data(config: Any) -> TrainingData:
     return TrainingData(held, sampler)
 
 
+def unequal_classes(config: Any, data: TrainingData) -> Iterator[str]:
+    """A line for each generated set whose first `data.generated_take` images lack classes.
+
+    Of many images a few are looked at: records are read one by one.
+    """
+    take = config.data.generated_take
+    num_classes = sources.spec(config.data.name, config.data.dir).num_classes
+    for source in data.sources[1:] if take else ():
+        some = np.arange(take)
+        if take > LOOKED_AT * num_classes:
+            # At random: labels may come in turns.
+            drawn = np.random.default_rng(0).integers(take, size=LOOKED_AT * num_classes)
+            some = np.unique(drawn)
+        counts = np.bincount(source.take(some)[1], minlength=num_classes)
+        if few := np.sum(counts < len(some) / num_classes / 2):
+            yield (
+                f"data.generated_take={take} takes the first images of {source.name}, where {few} "
+                f"of {num_classes} classes have less than half of their share; is it sorted by "
+                "class? then prepare it from a file in another order, or take all of it"
+            )
+
+
 def batch_at(config: Any, step: int) -> dict[str, np.ndarray]:
     """The whole batch `step` as loaded, whatever the hosts: a pure function of seed and step."""
     return open_training_data(config).batch_at(step)
@@ -115,6 +144,7 @@ def train_batches(
     start_step: int,
     num_steps: int,
     *,
+    data: TrainingData | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -124,6 +154,7 @@ def train_batches(
     iterator. With p processes, process i has the i-th of p equal contiguous slices.
 
     Args:
+      data: of the config; opened unless given.
       process_index, process_count: JAX's own unless given.
 
     Returns:
@@ -136,7 +167,7 @@ def train_batches(
     """
     count = jax.process_count() if process_count is None else process_count
     index = jax.process_index() if process_index is None else process_index
-    data = open_training_data(config)
+    data = data or open_training_data(config)
     loaded = data.sampler.batch_size
     if loaded % count:
         raise UserError(
@@ -171,22 +202,15 @@ def _run_ahead(
         batches.close()
 
 
-def place_resident(config: Any, layout: Layout) -> resident.Resident:
-    """The sets of a config on the devices, for `data.storage=device`."""
-    return resident.Resident(open_training_data(config).sources, layout)
+def place_resident(data: TrainingData, layout: Layout) -> resident.Resident:
+    """The sets on the devices, for `data.storage=device`."""
+    return resident.Resident(data.sources, layout)
 
 
-def validation_images(config: Any) -> tuple[np.ndarray, np.ndarray]:
+def validation_images(config: Any, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
     """The first `validation_size` training images, which are never trained on.
 
     Returns:
       images uint8[n, h, w, c], labels int32[n].
     """
-    data = config.data
-    labelled = sources.train_source(data.name, data.dir, data.storage)
-    if not 0 <= data.validation_size < len(labelled):
-        raise UserError(
-            f"data.validation_size={data.validation_size} leaves no image to train on; "
-            f"the training split has {len(labelled)}"
-        )
-    return labelled.take(np.arange(data.validation_size))
+    return data.sources[0].take(np.arange(config.data.validation_size))

@@ -4,6 +4,7 @@ Every device has a copy, so that each gathers its own part of a batch and none w
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -41,18 +42,29 @@ def rows(sources: Sequence[Source], indices: np.ndarray, which: np.ndarray) -> n
     return (starts[which] + indices).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Emptied:
+    """What is left on the host of a source that is on the devices: its number of images."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
 class Resident:
     """All images and labels of some sources, on every device."""
 
     def __init__(self, sources: Sequence[Source], layout: Layout):
-        taken = [
-            source.take(np.arange(start, min(start + BLOCK, len(source))))
-            for source in sources
-            for start in range(0, len(source), BLOCK)
-        ]
-        self._images, self._labels = (
-            _everywhere(np.concatenate(parts), layout) for parts in zip(*taken, strict=True)
-        )
+        count, place = sum(map(len, sources)), 0
+        shape = sources[0].take(np.arange(0))[0].shape[1:]
+        images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+        for source in sources:
+            for start in range(0, len(source), BLOCK):
+                indices = np.arange(start, min(start + BLOCK, len(source)))
+                part = slice(place, place := place + len(indices))
+                images[part], labels[part] = source.take(indices)
+        self._images, self._labels = (_everywhere(each, layout) for each in (images, labels))
         self._gather = jax.jit(_gather, out_shardings=layout.batch)
 
     def batch(self, placed: dict[str, Array]) -> dict[str, Array]:
