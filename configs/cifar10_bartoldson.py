@@ -9,8 +9,9 @@ Expected (published, clean / AutoAttack; not reproduced here):
 As in their configs: beta 5, label smoothing .1, batch 2048, peak rate .1, 87.5% generated images,
 BatchNorm over the whole batch, otherwise the code of Wang et al. (cifar10_wang).
 Differs from it: its images, of several generators, were not released, the recipe names the 50M of
-EDM; the first 6,000 epochs of the large model saw no real image, here the share is constant;
-there each generated image is seen once, here they are drawn with replacement.
+EDM; the first 6,000 epochs of the large model saw no real image, here the share is constant.
+As there no generated image comes again before all others; there each was seen once or twice, of
+the 50M here each is seen about nine times (wrn-82-8 six).
 Cost: 250,000 steps of 2048 images (wrn-82-8-swish 170,500), 27 forward-equivalents each.
 
 Arguments: model=wrn-94-16-swish|wrn-82-8-swish, smoke.
@@ -28,6 +29,8 @@ def get_config(arg: str = ""):
     config.data.batch_size = 2048
     config.data.generated = "cifar10_edm_50m"
     config.data.generated_fraction = 0.875
+    if not arg.smoke:
+        config.data.generated_sampling = "permutation"
     config.schedule.learning_rate = 0.1
     config.batchnorm.first_step_momentum = 1.0
     return common.finish(config, arg, "bartoldson2024", "Bartoldson24")

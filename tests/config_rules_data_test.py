@@ -77,3 +77,10 @@ def test_fields_without_effect_are_told(changes, expected):
     assert len(found) == len(expected)
     for line, field in zip(found, expected, strict=True):
         assert line.startswith(f"config.data.{field} is not used: ") and "\n" not in line
+
+
+def test_the_recipe_with_most_generated_images_repeats_none_before_all_others():
+    path = "configs/cifar10_bartoldson.py"
+    assert config_module.load(path).data.generated_sampling == "permutation"
+    smoke = config_module.load(f"{path}:smoke")
+    assert not any("generated_sampling" in line for line in config_module.validate(smoke))
