@@ -19,7 +19,7 @@ from score_jax.stopping import StopRequest
 from score_jax.timing import Timer
 from score_jax.train_state import TrainState
 from score_jax.train_step import compile_attack, compile_step
-from score_jax.types import Key
+from score_jax.types import Key, UserError
 from score_jax.watchdog import Watchdog
 
 LOGGER = logging.getLogger("score_jax")
@@ -136,7 +136,11 @@ class Loop:
                 self._pending = step, sums
             self._foresee_save(step)
             if step < last:
-                batch = self._next(batches, stop.poll_waiting)
+                try:
+                    batch = self._next(batches, stop.poll_waiting)
+                except (OSError, UserError):  # The images of later steps; the state is sound.
+                    self._save_last(state, step, best)
+                    raise
 
     @contextlib.contextmanager
     def _phase(self, what: str) -> Iterator[None]:
@@ -197,6 +201,22 @@ class Loop:
             self._checkpoints.save(state, best, is_validated=is_validated)
         self._saved_step, self._saved_time = step, time.monotonic()
         self._timed_save_step, self._next_look = None, step
+
+    def _save_last(self, state: TrainState, step: int, best: checkpoint.Best) -> None:
+        """Saves before an error ends the run; where others take part in a save, they know of none.
+
+        An error of the save is only told: what ends the run is the first one.
+        """
+        if jax.process_count() > 1:
+            return
+        try:
+            if step != self._saved_step:
+                self._save(state, step, best, False)
+            with self._phase("checkpoint"):
+                self._checkpoints.wait()
+            LOGGER.info("saved at step %d", step)
+        except UserError as error:
+            LOGGER.warning("nothing is saved of step %d: %s", step, error)
 
     def _check(self, state: TrainState) -> None:
         """Writes what is pending, and refuses to go on with weights that are no numbers."""

@@ -1,5 +1,6 @@
 """A stop wherever it comes: while waiting for data, in the middle of a validation."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,10 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from score_jax import checkpoint, train, workdir
+from score_jax import checkpoint, mesh, metrics, recipes, train, train_loop, workdir
+from score_jax.data import pipeline
+from score_jax.types import UserError
 from tests.helpers import digits_config
 from tests.train_test import (
     OVERRIDES,
@@ -95,3 +99,57 @@ def test_a_stop_in_a_validation_saves_and_the_validation_comes_later(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     record = json.loads(workdir.find_workdir(tmp_path / "run").run.read_text())
     assert [entry["outcome"] for entry in record["history"]] == ["stopped", "finished"]
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_an_error_of_the_input_ends_the_run_when_the_state_is_saved(is_full, data_dir, monkeypatch):
+    config = digits_config(
+        *OVERRIDES, f"data.dir={data_dir}", "log.every_steps=9", "checkpoint.every_minutes=0"
+    )
+    saved = []
+
+    def save(state, best, *, is_validated):
+        if is_full:
+            raise UserError("the disk is full")
+        saved.append((state.step, is_validated))
+
+    def take(is_stopped):
+        if state.step == 2:
+            raise UserError("a shard is damaged")
+        return {}
+
+    def step_fn(state, batch, key):
+        state.step += 1
+        return state, ()
+
+    monkeypatch.setattr(metrics, "check", lambda health, saved_step: None)
+    loop = train_loop.Loop(
+        config, recipes.build(config), mesh.create(), place=None, keys=[None, None],
+        checkpoints=SimpleNamespace(save=save, check=print, wait=lambda: saved.append("all")),
+        watchdog=SimpleNamespace(doing=contextlib.nullcontext, beat=print),
+        data=pipeline.open_training_data(config),
+    )  # fmt: skip
+    loop.step, loop._begun_step, state = 0, 0, SimpleNamespace(step=0, sums={"health": None})
+    stop = SimpleNamespace(poll=lambda: False, poll_waiting=None)
+    with pytest.raises(UserError, match="a shard is damaged"):
+        loop._turns(step_fn, state, checkpoint.Best(), SimpleNamespace(take=take), {}, stop, True)
+    assert saved == ([] if is_full else [(2, False), "all"])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_an_error_of_the_input_ended_it(data_dir, tmp_path, monkeypatch):
+    whole = pipeline.train_batches
+
+    def batches(config, start, count, **given):
+        for number, batch in enumerate(whole(config, start, count, **given), start):
+            if number == 10:
+                raise UserError("a shard is damaged")
+            yield batch
+
+    config = digits_config(*OVERRIDES, f"data.dir={data_dir}")
+    monkeypatch.setattr(pipeline, "train_batches", batches)
+    with pytest.raises(UserError, match="a shard is damaged"):
+        train.train(config, str(tmp_path))
+    assert checkpoint.latest_step(tmp_path) == 10
+    monkeypatch.undo()
+    assert train.train(config, str(tmp_path))["steps"] == 24
