@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from score_jax import dataset_duplicates
-from score_jax.data import builders, shards, sources
+from score_jax.data import builders, memory_maps, shards, sources
 from score_jax.data.content import ContentHash
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.duplicates import Pair, TestImages, digests, has_near
@@ -56,6 +56,7 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
     lines = []
     if folder is not None:
         lines += [f"{name} in {folder}", _check_shards(name, folder, workers)]
+        lines += _check_decoded(name, folder)
     findings: list[Against | Within] = []
     gaps = [f"duplicates of test images: {not_compared}"] if not_compared else []
     for split in open_splits(name, data_dir):
@@ -151,6 +152,19 @@ def _check_shards(name: str, folder: Path, workers: int) -> str:
             "prepare it again"
         )
     return f"shards: {len(noted)} files, {sum(p['size'] for p in noted):,} bytes, as written"
+
+
+def _check_decoded(name: str, folder: Path) -> list[str]:
+    """Compares what was decoded for data.storage=memmap, where it was, with what was written."""
+    place = folder / memory_maps.FOLDER
+    if not place.is_dir():
+        return []
+    if bad := memory_maps.check(folder):
+        raise UserError(
+            f"{name} is damaged where data.storage=memmap reads it ({'; '.join(bad)}); remove "
+            f"{place}, it is made again"
+        )
+    return ["decoded: the files of data.storage=memmap are as written"]
 
 
 def _read_through(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from score_jax import cli, dataset_info, dataset_verify
-from score_jax.data import builders, sources
+from score_jax.data import builders, memory_maps, sources
 from score_jax.data.raw_split import in_memory
 from score_jax.types import UserError
 from tests import official_files as official
@@ -210,7 +210,16 @@ def edit(folder, change):
     (folder / "metadata.json").write_text(json.dumps(facts))
 
 
+def decode_and_flip(folder):
+    images, *_ = memory_maps.open_split(folder, "train", IMAGES.shape[1:], None)
+    assert dataset_verify._check_decoded("cifar10", folder)[0].endswith("are as written")
+    path = folder / memory_maps.FOLDER / "train.images.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
 DAMAGES = {
+    "a flipped byte of a decoded file": (decode_and_flip, "decoded, it is made again"),
     "a flipped byte": (flip_a_byte, "1 of 2 files are not as written (score_jax_cifar10-train"),
     "a flipped byte whose digest is gone": (flip_and_hide, "is damaged"),
     "a shorter shard": (
