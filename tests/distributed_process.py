@@ -67,7 +67,8 @@ def folder(index: int, stop: StopRequest) -> None:
     if index == 0 and "REFUSED" in os.environ:
         fields.seed = 5
     fields.seed = int(os.environ.get("SEED", fields.seed))
-    place = workdir.open_workdir(path, fields, ["train"], primary=index == 0)
+    data = {"cifar10": os.environ.get(f"DATA_{index}", "a") * 64}
+    place = workdir.open_workdir(path, fields, ["train"], primary=index == 0, data=data)
     writers.start_logging(file=place.log(index))
     writers.LOGGER.info("opened")
     writers.LOGGER.warning("hot")

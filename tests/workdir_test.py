@@ -241,6 +241,18 @@ def test_processes_of_different_configs_are_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_with_different_data_are_refused(tmp_path):
+    path = str(tmp_path / "run")
+    with Pod("folder", FOLDER_0=path, FOLDER_1=path, DATA_1="b") as pod:
+        ended = pod.end()
+    assert [end.code for end in ended.values()] == [2, 2], ended
+    for end in ended.values():
+        assert "process 1 on" in end.errors and "Traceback" not in end.errors
+        assert "(fingerprint.cifar10: 'bbbbbbbbbbbb', and 'aaaaaaaaaaaa' in proc" in end.errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_folder_that_process_0_refuses_ends_all(tmp_path):
     path = str(tmp_path)
     open_run(path)
