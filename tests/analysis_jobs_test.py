@@ -115,6 +115,7 @@ def test_the_average_is_of_the_images_alone(data, toy_artifact):
     assert found == pytest.approx(float(alone.mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_toy(capsys):
     facts = answer(capsys, "toy", "--num_examples=2400")
     assert facts["class_0_at"]["1.667"] == pytest.approx(0.56208397, abs=1e-6)

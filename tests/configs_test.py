@@ -137,7 +137,7 @@ def quick_compiler(tmp_path_factory):
 # Of each kind of step one in the fast suite: natural, SCORE, two attacks, weight perturbation.
 QUICK = (
     "digits_natural.py", "cifar10_score.py", "cifar10_gairat.py", "cifar10_awp.py",
-    "cifar10_gowal.py", "cifar100_score.py",
+    "cifar100_score.py",
 )  # fmt: skip
 
 

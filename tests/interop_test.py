@@ -14,7 +14,9 @@ from tests.tiny_networks import SHAPES, arguments, create, images, template, wei
 torch.set_num_threads(1)  # Tiny networks: more threads only wait for each other.
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "resnet-50")) for n in SHAPES]
+)
 def test_both_networks_give_the_same_logits_and_gradients(name):
     params, batch_stats = weights(name)
     network = torch_models.create(name, **arguments(SHAPES[name]))

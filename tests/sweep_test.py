@@ -259,6 +259,7 @@ def test_the_table_has_what_was_found(stages, children, tmp_path):
     assert len(markdown) == 2 + len(settings)
 
 
+@pytest.mark.slow
 def test_a_setting_is_really_trained_and_judged(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("torch")
