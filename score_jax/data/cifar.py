@@ -19,8 +19,9 @@ from score_jax.data.raw_split import (
     check_labels,
     first_bytes,
     in_memory,
+    is_zip,
     local_path,
-    read_npz,
+    read_npz_splits,
 )
 from score_jax.types import UserError
 
@@ -135,10 +136,7 @@ def _read(
     source = local_path(sources[0])
     form = _form(source, layout)
     if form == "npz":
-        return {
-            split: read_npz(source, f"x_{split}", f"y_{split}", image_shape, sizes[split])
-            for split in sizes
-        }
+        return read_npz_splits(source, image_shape, sizes)
     per_file = {
         file: sizes[split] // len(files) for split, files in layout.files.items() for file in files
     }
@@ -161,9 +159,9 @@ def _form(source: Path, layout: Layout) -> str:
     """'folder', 'npz' or 'tar'."""
     if source.is_dir():
         return "folder"
-    head = first_bytes(source)
-    if head.startswith(b"PK\x03\x04"):
+    if is_zip(source):
         return "npz"
+    head = first_bytes(source)
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
         return "tar"
     raise UserError(

@@ -13,8 +13,9 @@ from score_jax.data.raw_split import (
     check_labels,
     first_bytes,
     in_memory,
-    local_path,
-    read_npz,
+    is_zip,
+    local_paths,
+    read_npz_splits,
 )
 from score_jax.types import UserError
 
@@ -38,14 +39,9 @@ def read_mnist(
     Raises:
       UserError: no such file, an unknown form, or content that is not whole.
     """
-    if not sources:
-        raise UserError(f"--source=FILE is needed; give {FORMS}")
-    paths = [local_path(source) for source in sources]
-    if len(paths) == 1 and paths[0].is_file() and first_bytes(paths[0]).startswith(b"PK\x03\x04"):
-        return {
-            split: read_npz(paths[0], f"x_{split}", f"y_{split}", image_shape, sizes[split])
-            for split in sizes
-        }
+    paths = local_paths(sources, FORMS)
+    if len(paths) == 1 and is_zip(paths[0]):
+        return read_npz_splits(paths[0], image_shape, sizes)
     found: dict[tuple[str, str], np.ndarray] = {}
     for path in _files(paths):
         kind, values = _parse(path, image_shape, sizes)

@@ -94,6 +94,25 @@ def first_bytes(source: Path) -> bytes:
         raise UserError(f"--source={source} cannot be read: {error.strerror}") from None
 
 
+def local_paths(sources: Sequence[str], forms: str) -> list[Path]:
+    """Sources that exist on this machine, one at least.
+
+    Args:
+      forms: what may be given, in words.
+
+    Raises:
+      UserError: none is given, or one does not exist here.
+    """
+    if not sources:
+        raise UserError(f"--source=FILE is needed; give {forms}")
+    return [local_path(source) for source in sources]
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip does, hence as an npz."""
+    return path.is_file() and first_bytes(path).startswith(b"PK\x03\x04")
+
+
 def damaged(path: Path, error: BaseException) -> UserError:
     """The refusal of a source whose reading failed with one of READ_ERRORS."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -160,6 +179,16 @@ def read_npz(
         return _npz_blocks(path, (images_key, images), (labels_key, labels), image_shape, start)
 
     return RawSplit(images.shape[0], blocks)
+
+
+def read_npz_splits(
+    path: Path, image_shape: tuple[int, int, int], sizes: Mapping[str, int]
+) -> dict[str, RawSplit]:
+    """The splits of an npz with x_train, y_train, x_test, y_test, as Keras writes it."""
+    return {
+        split: read_npz(path, f"x_{split}", f"y_{split}", image_shape, size)
+        for split, size in sizes.items()
+    }
 
 
 def largest_label(path: Path, key: str) -> int:

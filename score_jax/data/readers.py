@@ -107,8 +107,7 @@ def read_source(
 def _holds_images(path: Path) -> bool:
     if path.is_dir():
         return True
-    is_zip = raw_split.first_bytes(path).startswith(b"PK\x03\x04")
-    return is_zip and path.suffix.lower() == ".zip"
+    return raw_split.is_zip(path) and path.suffix.lower() == ".zip"
 
 
 def _as_known(name: str, spec: DatasetSpec, found: Found, path: Path) -> dict[str, RawSplit]:

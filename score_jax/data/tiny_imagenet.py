@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from score_jax.data import image_files, wnids
-from score_jax.data.raw_split import READ_ERRORS, RawSplit, first_bytes, local_path, read_npz
+from score_jax.data.raw_split import READ_ERRORS, RawSplit, is_zip, local_paths, read_npz
 from score_jax.types import UserError
 
 FORMS = "tiny-imagenet-200.zip, its folder, or train.npz and val.npz with image and label"
@@ -27,14 +27,10 @@ def read_tiny_imagenet(
     Raises:
       UserError: no such file, an unknown form, or content that is not whole.
     """
-    if not sources:
-        raise UserError(f"--source=FILE is needed; give {FORMS}")
-    paths = [local_path(source) for source in sources]
+    paths = local_paths(sources, FORMS)
     if len(paths) == 2 and all(path.is_file() for path in paths):
         return _npz(paths, image_shape, sizes)
-    if len(paths) != 1 or not (
-        paths[0].is_dir() or first_bytes(paths[0]).startswith(b"PK\x03\x04")
-    ):
+    if len(paths) != 1 or not (paths[0].is_dir() or is_zip(paths[0])):
         raise UserError(f"--source={paths[-1]} is no form of tiny_imagenet; give {FORMS}")
     path = paths[0]
     with image_files.open_files(path) as files:

@@ -15,7 +15,7 @@ from score_jax.data.raw_split import (
     READ_ERRORS,
     RawSplit,
     damaged,
-    first_bytes,
+    is_zip,
     joined,
     largest_label,
     local_path,
@@ -114,7 +114,7 @@ def _read(name: str, paths: Sequence[Path], of: DatasetSpec | None, size: int) -
     if len(paths) == 1 and paths[0].is_dir():
         if folder := tfds_folders.tfds_folder(paths[0]):
             return tfds_folders.read_tfds_folder(folder, size)
-    elif any(path.is_dir() or not first_bytes(path).startswith(b"PK\x03\x04") for path in paths):
+    elif not all(is_zip(path) for path in paths):
         close = nearest(name, DATASETS)
         hint = f"; or did you mean {close!r}?" if close else ""
         raise UserError(f"{name} is no known dataset; of your own, give {FORMS}{hint}")
