@@ -28,3 +28,22 @@ def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     prepare.prepare("digits", data_dir=str(folder))
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_data(tmp_path_factory):
+    """A folder with two tiny sets, see `tests.tiny_sets`."""
+    from tests import tiny_sets
+
+    folder = tmp_path_factory.mktemp("sets")
+    tiny_sets.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_folder(tiny_data, monkeypatch, tmp_path):
+    """The labelled tiny set's folder, this test's own; the table knows the set."""
+    from tests import tiny_sets
+
+    tiny_sets.add_sets(monkeypatch)
+    return tiny_sets.copy(tiny_data, tmp_path)

@@ -16,24 +16,10 @@ from tests import tiny_sets
 from tests.tiny_sets import SHAPE
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    tiny_sets.prepare(folder)
-    return folder
-
-
-@pytest.fixture
-def own(prepared, monkeypatch, tmp_path):
-    """The labelled set's folder, this test's own."""
+def test_records_come_in_any_order_and_more_than_once(tiny_data, monkeypatch):
     tiny_sets.add_sets(monkeypatch)
-    return tiny_sets.copy(prepared, tmp_path)
-
-
-def test_records_come_in_any_order_and_more_than_once(prepared, monkeypatch):
-    tiny_sets.add_sets(monkeypatch)
-    whole = sources.train_source("tiny", str(prepared), "memory")
-    some = sources.train_source("tiny", str(prepared), "records")
+    whole = sources.train_source("tiny", str(tiny_data), "memory")
+    some = sources.train_source("tiny", str(tiny_data), "records")
     assert len(some) == 600 and some.fingerprint == whole.fingerprint
     assert (some.name, some.split, some.path) == (whole.name, whole.split, whole.path)
     np.testing.assert_array_equal(some.labels, whole.labels)
@@ -63,9 +49,9 @@ class SlowReader:
         return self._reader.read()
 
 
-def test_threads_may_take_records_at_once(prepared, monkeypatch):
+def test_threads_may_take_records_at_once(tiny_data, monkeypatch):
     tiny_sets.add_sets(monkeypatch)
-    whole = sources.train_source("tiny", str(prepared), "memory")
+    whole = sources.train_source("tiny", str(tiny_data), "memory")
     slow = types.SimpleNamespace(ArrayRecordReader=SlowReader)
     monkeypatch.setattr(records, "array_record_module", slow)
     some = records.Records("tiny", "train", Path(whole.path), SHAPE)
@@ -84,52 +70,52 @@ def test_threads_may_take_records_at_once(prepared, monkeypatch):
     assert not wrong
 
 
-def test_records_are_what_protobuf_reads(own):
+def test_records_are_what_protobuf_reads(tiny_folder):
     labels, images = [], []
-    for path in sorted(own.glob("*train.array_record*")):
+    for path in sorted(tiny_folder.glob("*train.array_record*")):
         for record in array_record_module.ArrayRecordReader(str(path)).read_all():
             feature = tf_example_pb2.Example.FromString(record).features.feature
             images.append(np.frombuffer(feature["image"].bytes_list.value[0], np.uint8))
             labels.append(feature["label"].int64_list.value[0])
-    found = records.Records("tiny", "train", own, SHAPE).take(np.arange(600))
+    found = records.Records("tiny", "train", tiny_folder, SHAPE).take(np.arange(600))
     np.testing.assert_array_equal(found[0].reshape(600, -1), images)
     np.testing.assert_array_equal(found[1], labels)
 
 
-def test_a_shard_of_something_else_is_told(own):
-    first = sorted(own.glob("*train.array_record*"))[0]
+def test_a_shard_of_something_else_is_told(tiny_folder):
+    first = sorted(tiny_folder.glob("*train.array_record*"))[0]
     writer = array_record_module.ArrayRecordWriter(str(first), "group_size:1")
     for _ in range(100):
         writer.write(b"\x00" * 70)
     writer.close()
     with pytest.raises(UserError, match="is damaged .*prepare it again"):
-        records.Records("tiny", "train", own, SHAPE).take(np.arange(5))
+        records.Records("tiny", "train", tiny_folder, SHAPE).take(np.arange(5))
 
 
-def test_a_damaged_shard_is_told_in_a_line(own):
-    damaged = sorted(own.glob("*train.array_record*"))[2]
-    held = records.Records("tiny", "train", own, SHAPE)
+def test_a_damaged_shard_is_told_in_a_line(tiny_folder):
+    damaged = sorted(tiny_folder.glob("*train.array_record*"))[2]
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     content = bytearray(damaged.read_bytes())
     content[content.find(held.take(np.array([250]))[0].tobytes()) + 20] ^= 1
     damaged.write_bytes(content)
-    held = records.Records("tiny", "train", own, SHAPE)
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     held.take(np.arange(200))
     with pytest.raises(UserError, match="is damaged .*prepare it again") as error:
         held.take(np.arange(600))
     assert damaged.name in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match="is damaged"):
-        memory_maps.open_split(own, "train", SHAPE, None)
-    assert not list((own / memory_maps.FOLDER).glob("train*"))
+        memory_maps.open_split(tiny_folder, "train", SHAPE, None)
+    assert not list((tiny_folder / memory_maps.FOLDER).glob("train*"))
 
 
-def test_what_lies_beside_a_damaged_record_is_read_on(own):
-    damaged = sorted(own.glob("*train.array_record*"))[2]
-    held = records.Records("tiny", "train", own, SHAPE)
+def test_what_lies_beside_a_damaged_record_is_read_on(tiny_folder):
+    damaged = sorted(tiny_folder.glob("*train.array_record*"))[2]
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     expected, _ = held.take(np.arange(600))
     content = bytearray(damaged.read_bytes())
     content[content.find(expected[250].tobytes()) + 20] ^= 1
     damaged.write_bytes(content)
-    held = records.Records("tiny", "train", own, SHAPE)
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     for _ in range(records.READERS + 1):  # However many readers have met it.
         with pytest.raises(UserError, match="is damaged"):
             held.take(np.array([249, 250, 251]))
@@ -167,22 +153,22 @@ class FailingReader:
 
 
 @pytest.mark.parametrize("what", ["open", "seek", "read"])
-def test_an_error_that_passes_is_no_damage(what, own, monkeypatch):
-    expected = records.Records("tiny", "train", own, SHAPE).take(np.arange(5))[0]
+def test_an_error_that_passes_is_no_damage(what, tiny_folder, monkeypatch):
+    expected = records.Records("tiny", "train", tiny_folder, SHAPE).take(np.arange(5))[0]
     failing = types.SimpleNamespace(ArrayRecordReader=FailingReader)
     monkeypatch.setattr(records, "array_record_module", failing)
     monkeypatch.setattr(FailingReader, "failing", {what})
-    held = records.Records("tiny", "train", own, SHAPE)
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     np.testing.assert_array_equal(held.take(np.arange(5))[0], expected)
     assert not FailingReader.failing
 
 
-def test_a_shard_with_other_records_than_it_should_is_told(own):
-    first, second = sorted(own.glob("*train.array_record*"))[:2]
+def test_a_shard_with_other_records_than_it_should_is_told(tiny_folder):
+    first, second = sorted(tiny_folder.glob("*train.array_record*"))[:2]
     writer = array_record_module.ArrayRecordWriter(str(second), "group_size:1")
     writer.write(b"alone")
     writer.close()
-    held = records.Records("tiny", "train", own, SHAPE)
+    held = records.Records("tiny", "train", tiny_folder, SHAPE)
     with pytest.raises(UserError, match="1 records, 100 were written"):
         held.take(np.arange(600))
     first.unlink()
@@ -190,12 +176,12 @@ def test_a_shard_with_other_records_than_it_should_is_told(own):
         held.take(np.arange(600))
 
 
-def test_a_folder_of_another_writer_has_no_records_to_read(own):
-    (own / "metadata.json").unlink()
+def test_a_folder_of_another_writer_has_no_records_to_read(tiny_folder):
+    (tiny_folder / "metadata.json").unlink()
     with pytest.raises(UserError, match="config.data.storage=memory or memmap"):
-        records.Records("tiny", "train", own, SHAPE)
+        records.Records("tiny", "train", tiny_folder, SHAPE)
     with pytest.raises(UserError, match="has no split 'valid'; it has: "):
-        records.Records("tiny", "valid", own, SHAPE)
+        records.Records("tiny", "valid", tiny_folder, SHAPE)
 
 
 def test_the_limit_of_open_files_is_raised_or_told(monkeypatch):

@@ -18,26 +18,12 @@ from tests import tiny_sets
 STORAGES = ("memory", "memmap", "records", "device")
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    tiny_sets.prepare(folder)
-    return folder
-
-
 @pytest.fixture
-def own(prepared, monkeypatch, tmp_path):
-    """The labelled set's folder, this test's own."""
-    tiny_sets.add_sets(monkeypatch)
-    return tiny_sets.copy(prepared, tmp_path)
-
-
-@pytest.fixture
-def config(prepared, monkeypatch):
+def config(tiny_data, monkeypatch):
     tiny_sets.add_sets(monkeypatch)
     config = config_module.default()
     config.data.update(
-        name="tiny", generated="tiny_generated", dir=str(prepared), batch_size=64, prefetch=3,
+        name="tiny", generated="tiny_generated", dir=str(tiny_data), batch_size=64, prefetch=3,
         validation_size=100, label_noise=0.3,
     )  # fmt: skip
     return config
@@ -65,13 +51,13 @@ def delivered(config, steps, **processes):
 
 
 @pytest.mark.parametrize("mixing", ["batch", "pool"])
-def test_every_storage_gives_the_same_bytes(mixing, config, prepared):
+def test_every_storage_gives_the_same_bytes(mixing, config, tiny_data):
     config.data.mixing = mixing
     steps = (0, 5, 23, 1000)
     config.data.storage = "memory"
     expected = delivered(config, steps)
     images, labels = validation_images(config)
-    assert len(list((prepared / "score_jax_tiny/1.0.0").glob("*train.array_record*"))) == 6
+    assert len(list((tiny_data / "score_jax_tiny/1.0.0").glob("*train.array_record*"))) == 6
     for storage in STORAGES[1:]:
         config.data.storage = storage
         for one, other in zip(delivered(config, steps), expected, strict=True):
@@ -109,14 +95,14 @@ def test_a_process_reads_its_own_part_alone(config, monkeypatch):
     "free, is_ours, kind",
     [(10**12, True, np.ndarray), (100_000, True, type(None)), (100_000, False, np.ndarray)],
 )
-def test_auto_keeps_in_memory_what_fits(free, is_ours, kind, own, monkeypatch):
+def test_auto_keeps_in_memory_what_fits(free, is_ours, kind, tiny_folder, monkeypatch):
     monkeypatch.setattr(control_groups, "free_memory", lambda: free)
     if not is_ours:
-        (own / "metadata.json").unlink()
-    found = sources.train_source("tiny", str(own.parents[1]), "auto")
+        (tiny_folder / "metadata.json").unlink()
+    found = sources.train_source("tiny", str(tiny_folder.parents[1]), "auto")
     assert isinstance(getattr(found, "images", None), kind)
     assert found.storage == ("memory" if free > 10**6 else "records" if is_ours else "memmap")
-    made = list((own / memory_maps.FOLDER).glob("train*"))
+    made = list((tiny_folder / memory_maps.FOLDER).glob("train*"))
     assert bool(made) == (not is_ours)
     assert not hasattr(found, "images") or not found.images.flags.writeable
 
