@@ -1,5 +1,6 @@
-"""What a container or a job of a cluster leaves of this machine's memory."""
+"""What a container or a job of a cluster leaves of this machine's memory and cores."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +58,10 @@ def free_memory(read: Callable[[str], str] = read_file) -> int | None:
     machine = [int(number) * 1024] if number.isdigit() else []
     room = memory_room(read)
     return min([*machine, *([room[1]] if room else [])], default=None)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -23,9 +23,7 @@ class Split:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Images and labels, some at a time."""
-        for start in range(0, len(self.source), records.BLOCK):
-            stop = min(start + records.BLOCK, len(self.source))
-            yield self.source.take(np.arange(start, stop))
+        return records.in_blocks(self.source)
 
 
 def wrong_size(folder: Path, part: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Is a prepared dataset what was written, and are test images among those to train on?"""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from score_jax import dataset_duplicates
-from score_jax.data import builders, memory_maps, shards, sources
-from score_jax.data.content import ContentHash
+from score_jax import control_groups, dataset_duplicates
+from score_jax.data import builders, memory_maps, sources
+from score_jax.data.content import ContentHash, file_sha256
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.duplicates import Pair, TestImages, digests, has_near
 from score_jax.dataset_duplicates import Against, Within
@@ -52,7 +51,7 @@ def verify(name: str, data_dir: str = "", against: Sequence[str] = (), out: str 
     folder = sources.find(name, data_dir)
     if out and folder is not None:
         dataset_duplicates.make_folder(out)
-    workers = os.cpu_count() or 1
+    workers = control_groups.cores()
     lines = []
     if folder is not None:
         lines += [f"{name} in {folder}", _check_shards(name, folder, workers)]
@@ -138,7 +137,7 @@ def _check_shards(name: str, folder: Path, workers: int) -> str:
         if reason:
             return reason
         try:
-            digest = shards.file_sha256(folder / part["file"])
+            digest = file_sha256(folder / part["file"])
         except OSError as error:
             return f"{part['file']}: {error.strerror}"
         return "" if digest == part["sha256"] else f"{part['file']} differs"

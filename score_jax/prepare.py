@@ -6,22 +6,21 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from score_jax import prepare_request
+from score_jax import control_groups, prepare_request
 from score_jax.data import builders, cifar, download, readers
 from score_jax.data.datasets import DATASETS, DatasetSpec
 from score_jax.data.raw_split import RawSplit
 from score_jax.data.shards import RECORD_OVERHEAD
 from score_jax.data.sources import data_folder
 from score_jax.data.unfinished import ShardLog, source_files, source_key
+from score_jax.stopping import interrupted_by_sigterm
 from score_jax.types import UserError, lookup
 
 OFFICIAL: dict[str, Mapping[str, Sequence[str]]] = {"cifar10": cifar.OFFICIAL_CIFAR10}
@@ -72,7 +71,7 @@ def prepare(
     prepare_request.check(name, sources, data_dir, extends=extends, size=size, mirror=mirror)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _sigterm_interrupts(), _only_one(root, name) as alone:
+        with interrupted_by_sigterm(), _only_one(root, name) as alone:
             if _is_there(final, name):
                 prepare_request.check_same(final, name, sources, extends, size)
                 return str(final)
@@ -85,7 +84,8 @@ def prepare(
             )
             key = source_key(name, sources, {"extends": extends, "size": size, **_facts(splits)})
             with _unfinished(root, name, key, alone) as folder:
-                _write(name, spec, splits, sources, folder, workers or cores())
+                writers = workers or min(control_groups.cores(), MOST_WORKERS)
+                _write(name, spec, splits, sources, folder, writers)
                 final.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(folder / builders.relative_path(name), final)
                 shutil.rmtree(folder)
@@ -97,13 +97,6 @@ def prepare(
             "another with --data_dir=DIR"
         ) from None
     return str(final)
-
-
-def cores() -> int:
-    """How many cores this process may use, at most `MOST_WORKERS`."""
-    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
-        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def _facts(splits: Mapping[str, RawSplit]) -> dict[str, int]:
@@ -119,19 +112,6 @@ def _is_there(final: Path, name: str) -> bool:
         return False
     _report(f"{name}: already prepared in {final}; to prepare it again, move that folder away")
     return True
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is Ctrl-C, so that the processes that write are stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

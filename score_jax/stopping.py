@@ -5,10 +5,12 @@ In a run of several processes SIGTERM belongs to JAX's preemption service, which
 of them stop. SIGINT is passed on to it.
 """
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 from jax.experimental import multihost_utils
@@ -17,6 +19,22 @@ from score_jax import distributed
 
 # JAX's preemption service needs a moment from the notice to the turn that it names.
 SETTLE_SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM is Ctrl-C: it stops children, whose shell may have had them ignore SIGINT.
+
+    In the main thread; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

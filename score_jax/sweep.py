@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -18,11 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import distributed_cluster, mesh, overrides, sweep_stages, sweep_table, workdir_lock
+from score_jax import (
+    control_groups,
+    distributed_cluster,
+    mesh,
+    overrides,
+    sweep_stages,
+    sweep_table,
+    workdir_lock,
+)
 from score_jax.config_rules_data import generated_sets
 from score_jax.data import sources
 from score_jax.distributed_peers import RESTART
 from score_jax.overrides import Setting
+from score_jax.stopping import interrupted_by_sigterm
 from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
 from score_jax.types import UserError
 
@@ -120,7 +128,7 @@ def default_jobs() -> int:
     to; 1 elsewhere: the processes would fight for the accelerator."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     is_cpu = platforms == "cpu" if platforms else not mesh.has_accelerator()
-    return min(len(os.sched_getaffinity(0)), MOST_JOBS) if is_cpu else 1
+    return min(control_groups.cores(), MOST_JOBS) if is_cpu else 1
 
 
 def run(sweep: Sweep, jobs: int = 0) -> str:
@@ -141,7 +149,7 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
     logs.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     ended = contextlib.closing(_ended(sweep, settings, logs, jobs or default_jobs()))
-    with _interrupted_by_sigterm(), ended as children:
+    with interrupted_by_sigterm(), ended as children:
         for number, (setting, code) in enumerate(children, 1):
             if code:
                 failures[setting.name] = _last_line(logs / f"{setting.name}.log")
@@ -193,7 +201,7 @@ def run_setting(sweep: Sweep, index: int) -> str:
     folder, config = sweep.folder(setting), sweep.config(setting)
     judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
     folder.mkdir(parents=True, exist_ok=True)
-    with _interrupted_by_sigterm(), workdir_lock.held(folder):
+    with interrupted_by_sigterm(), workdir_lock.held(folder):
         if not sweep_stages.is_trained(folder, config):
             train.train(config, str(folder))
         if not sweep_stages.is_exported(folder):
@@ -205,16 +213,6 @@ def run_setting(sweep: Sweep, index: int) -> str:
                 str(folder), **judge, backend=sweep.backend, name=AUTOATTACK, set_aside_other=True
             )
     return str(folder)
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM is Ctrl-C: it stops children, whose shell may have had them ignore SIGINT."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _ended(

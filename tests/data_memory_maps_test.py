@@ -102,7 +102,7 @@ def test_writers_without_locks_do_not_touch_what_the_other_writes(tiny_folder, m
             if number == 0:
                 ended.set()
 
-    monkeypatch.setattr(memory_maps.fcntl, "flock", unknown)
+    monkeypatch.setattr(memory_maps.locks.fcntl, "flock", unknown)
     monkeypatch.setattr(memory_maps, "_write", in_turn)
     threads = [threading.Thread(target=run, args=(i,), name=str(i)) for i in (0, 1)]
     threads[0].start()
@@ -156,7 +156,7 @@ def test_mapped_files_of_a_folder_that_cannot_be_written_are_used(tiny_folder, m
         raise PermissionError(13, "Permission denied")
 
     expected = memory_maps.open_split(tiny_folder, "train", SHAPE, None)[0].copy()
-    monkeypatch.setattr(memory_maps, "_locked", refuse)
+    monkeypatch.setattr(memory_maps.locks, "held", refuse)
     np.testing.assert_array_equal(
         memory_maps.open_split(tiny_folder, "train", SHAPE, None)[0], expected
     )

@@ -104,7 +104,7 @@ def test_what_was_killed_goes_on_and_ends_the_same(parts, whole, tmp_path, capsy
     assert numbers(killed(1500, parts, tmp_path)) == []
     folder = prepare.prepare("cifar10_ddpm", [*map(str, parts)], str(tmp_path), workers=1)
     [kept] = numbers(capsys.readouterr().err)
-    assert 1 <= kept <= 4
+    assert 1 <= kept <= 5  # It was killed at the first image of the sixth.
     assert digests(folder) == whole and len(whole) == 10 + 4
     assert left(tmp_path) == []
     found = sources.train_split("cifar10_ddpm", str(tmp_path))

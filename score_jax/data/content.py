@@ -1,4 +1,4 @@
-"""What tells a split's content apart from any other: its fingerprint."""
+"""What tells a split's content, or a file's, apart from any other."""
 
 import hashlib
 import tempfile
@@ -32,6 +32,12 @@ class ContentHash:
         while part := self._labels.read(1 << 20):
             whole.update(part)
         return whole.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:

@@ -4,16 +4,16 @@ A file appears under its name only when it is whole and, where its checksum is p
 right one. What arrived of an unfinished one is kept beside it as FILE.part.
 """
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from score_jax.data import locks
+from score_jax.data.content import file_sha256
 from score_jax.data.download_urls import PAGES, URLS, File
 from score_jax.data.sources import prepare_command
-from score_jax.data.transfers import Failed, Report, Slow, Transfer, content_hash
+from score_jax.data.transfers import Failed, Report, Slow, Transfer
 from score_jax.types import UserError
 
 __all__ = ["URLS", "File", "fetch"]
@@ -44,7 +44,7 @@ def fetch(name: str, root: Path | str, report: Report, mirror: str = "") -> list
     folder = Path(root) / "downloads" / name
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with _only_one(folder):
+    with locks.held(folder / ".lock"):
         _announce(name, folder, report)
         for file in URLS[name]:
             path = _there_already(name, file, folder, report)
@@ -69,15 +69,6 @@ def _by_hand(name: str) -> str:
     return f"{name} is prepared from your own copy{page}; run: {prepare_command(name)}"
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Of several processes that want the same files, one fetches them and the others wait."""
-    with open(folder / ".lock", "a") as lock:
-        with contextlib.suppress(OSError):  # Some file systems have no locks.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _there_already(name: str, file: File, folder: Path, report: Report) -> Path | None:
     places = [folder / file.name] + [folder.parent / file.name] * bool(file.sha256)
     path = next((place for place in places if place.is_file()), None)
@@ -86,7 +77,7 @@ def _there_already(name: str, file: File, folder: Path, report: Report) -> Path 
     if not file.sha256:
         report(f"{name}: using {path}, which is there already; remove it to download it again")
         return path
-    found = content_hash(path)
+    found = file_sha256(path)
     if found != file.sha256:
         raise UserError(
             f"{path} has sha256 {found[:12]} where the official file has {file.sha256[:12]}; move "

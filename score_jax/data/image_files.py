@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax import control_groups
 from score_jax.data.raw_split import READ_ERRORS, Block, RawSplit, damaged
 from score_jax.types import UserError
 
@@ -267,7 +268,7 @@ def _blocks(
     start: int,
 ) -> Iterator[Block]:
     size = min(512, max(8, BLOCK_BYTES // int(np.prod(image_shape))))
-    threads = min(THREADS, os.cpu_count() or 1)
+    threads = min(THREADS, control_groups.cores())
     with open_files(path) as files, concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque[list[concurrent.futures.Future[np.ndarray]]]
         waiting = collections.deque()

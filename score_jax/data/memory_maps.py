@@ -4,10 +4,7 @@ All processes of a host share the pages that the system keeps. The files lie in 
 folder of the dataset; the first process that needs them writes them while others wait for its lock.
 """
 
-import contextlib
 import errno
-import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -20,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.data import records
+from score_jax.data import locks, records
+from score_jax.data.content import ContentHash, fingerprint
 from score_jax.types import UserError
 
 LOGGER = logging.getLogger("score_jax")
 FOLDER = "decoded"
-BLOCK = 1 << 24  # Bytes hashed at once.
 Whole = Callable[[], tuple[np.ndarray, np.ndarray, str]]
 
 
@@ -45,7 +42,7 @@ def open_split(
     source = _source(folder, split)
     try:
         place.mkdir(exist_ok=True)
-        with _locked(place / f".{split}.lock"):
+        with locks.held(place / f".{split}.lock"):
             found = _find(place, split, image_shape, source)
             if found := found or _make(folder, split, image_shape, read_whole, source):
                 return found
@@ -84,14 +81,10 @@ def check(folder: Path) -> list[str]:
         if arrays is None:
             damaged.append(f"{FOLDER}/{split}: its files are cut short or missing")
             continue
-        content = hashlib.sha256()
-        for array in arrays:
-            flat = array.reshape(-1).view(np.uint8)
-            for start in range(0, len(flat), BLOCK):
-                content.update(flat[start : start + BLOCK].data)
-        if content.hexdigest() != facts["fingerprint"]:
+        found = fingerprint(*arrays)
+        if found != facts["fingerprint"]:
             damaged.append(
-                f"{FOLDER}/{split}: its content is {content.hexdigest()[:12]} where "
+                f"{FOLDER}/{split}: its content is {found[:12]} where "
                 f"{facts['fingerprint'][:12]} was written"
             )
     return damaged
@@ -111,14 +104,6 @@ def _source(folder: Path, split: str) -> list[list[Any]]:
                 f"{error.filename} is missing; move {folder} away and prepare it again"
             ) from None
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "a") as lock:
-        with contextlib.suppress(OSError):  # Where the file system knows no locks, each writes.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _facts(place: Path, split: str) -> dict[str, Any] | None:
@@ -184,7 +169,7 @@ def _make(
     _tidy(place, split, source)
     if records.is_readable(folder):
         whole = records.Records(folder.name, split, folder, image_shape)
-        count, blocks, expected = len(whole), whole.blocks(), whole.fingerprint
+        count, blocks, expected = len(whole), records.in_blocks(whole), whole.fingerprint
     else:
         images, labels, expected = read_whole()
         count, blocks = len(labels), iter([(images, labels)])
@@ -221,28 +206,24 @@ def _write(
     blocks: Iterator[tuple[np.ndarray, np.ndarray]],
 ) -> str:
     """Writes .npy files of images and labels; gives the fingerprint of what was written."""
-    content, done, told = hashlib.sha256(), 0, 0
+    content, done, told = ContentHash(paths["labels.npy"].parent), 0, 0
     with (
         open(paths["images.npy"], "wb") as images_file,
-        open(paths["labels.npy"], "wb+") as labels_file,
+        open(paths["labels.npy"], "wb") as labels_file,
     ):
         for file, kind, shape in (
             (images_file, "|u1", (count, *image_shape)), (labels_file, "<i4", (count,)),
         ):  # fmt: skip
             header = {"descr": kind, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-        start = labels_file.tell()
         for images, labels in blocks:
-            content.update(images.data)
+            content.add(images, labels)
             images_file.write(images.data)
             labels_file.write(labels.astype("<i4").data)
             done += len(labels)
             if done * 10 // count > told and done < count:
                 told = done * 10 // count
                 LOGGER.info("decoded %d of %d images", done, count)
-        labels_file.seek(start)
-        while part := labels_file.read(1 << 20):
-            content.update(part)
         for file in (images_file, labels_file):
             file.flush()
             os.fsync(file.fileno())

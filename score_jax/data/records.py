@@ -25,7 +25,7 @@ from score_jax.types import UserError
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 BUFFER = 4096  # Bytes read ahead in a file; more would be read for nothing.
 READERS = 4  # At once, of a dataset: as many threads gather batches.
-BLOCK = 2048  # Records read at once, from first to last.
+BLOCK = 2048  # Images read at once, from first to last.
 READ_ERRORS = (RuntimeError, ValueError, IndexError)  # Of ArrayRecord.
 OTHER_FILES = 256  # Open beside the shards: logs, programs, libraries.
 
@@ -61,12 +61,7 @@ class Records:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """All labels, int32[n]; reads every record once."""
-        return np.concatenate([labels for _, labels in self.blocks()])
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All images and labels in order, some at a time."""
-        for start in range(0, len(self), BLOCK):
-            yield self.take(np.arange(start, min(start + BLOCK, len(self))))
+        return np.concatenate([labels for _, labels in in_blocks(self)])
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8[k, h, w, c] and labels int32[k]; from any thread.
@@ -138,6 +133,12 @@ class Records:
             raise UserError(
                 f"{file} is damaged ({reason}); move {self.path} away and prepare it again"
             ) from None
+
+
+def in_blocks(source: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All images and labels of a `sources.Source`, in order, some at a time."""
+    for start in range(0, len(source), BLOCK):
+        yield source.take(np.arange(start, min(start + BLOCK, len(source))))
 
 
 def is_readable(folder: Path) -> bool:

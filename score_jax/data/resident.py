@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from score_jax.data import records
 from score_jax.data.sources import Source
 from score_jax.mesh import Layout
 from score_jax.types import Array, UserError
 
 LIMIT = 2**31  # Bytes on each device; beyond, places would not fit into the 32 bits of an index.
-BLOCK = 4096
 
 
 def check_size(sources: Sequence[Source], image_shape: tuple[int, int, int]) -> None:
@@ -60,10 +60,9 @@ class Resident:
         shape = sources[0].take(np.arange(0))[0].shape[1:]
         images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
         for source in sources:
-            for start in range(0, len(source), BLOCK):
-                indices = np.arange(start, min(start + BLOCK, len(source)))
-                part = slice(place, place := place + len(indices))
-                images[part], labels[part] = source.take(indices)
+            for block in records.in_blocks(source):
+                part = slice(place, place := place + len(block[1]))
+                images[part], labels[part] = block
         self._images, self._labels = (_everywhere(each, layout) for each in (images, labels))
         self._gather = jax.jit(_gather, out_shardings=layout.batch)
 

@@ -8,7 +8,6 @@ Imports neither JAX nor TFDS: processes that write shards start with this alone.
 
 import contextlib
 import errno
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
+from score_jax.data.content import file_sha256
 from score_jax.data.record_layout import DamagedShard, decode, encode
 
 OPTIONS = "group_size:1,uncompressed"
@@ -76,12 +76,6 @@ def _told(path: Path) -> Iterator[None]:
         if not known:
             raise OSError(errno.EIO, text[:200], str(path)) from None
         raise OSError(known[0], os.strerror(known[0]), str(path)) from None
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """One file on its way over http: pieces from several addresses, checked, and never half-named."""
 
-import hashlib
 import http.client
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from score_jax.data.content import file_sha256
 from score_jax.data.download_urls import File
 from score_jax.types import UserError
 
@@ -34,12 +34,6 @@ class Failed(Exception):
 
 class Slow(Exception):
     """An address gives the file, but slowly."""
-
-
-def content_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -99,7 +93,7 @@ class Transfer:
             before = self._arrived()
             if not (self.file.size and before == self.file.size):
                 self._receive(url, hurry)
-            found = content_hash(self.part)
+            found = file_sha256(self.part)
             known = self.file.sha256 or self.redirects.sha256
             if known in ("", found):
                 self._check_start()

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from score_jax.data.shards import OPTIONS, ShardFacts, file_sha256
+from score_jax.data.content import file_sha256
+from score_jax.data.shards import OPTIONS, ShardFacts
 
 LOG = "whole_shards.jsonl"
 TEMPORARY = ".unfinished-"
