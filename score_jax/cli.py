@@ -14,8 +14,6 @@ from typing import Any
 
 from score_jax.analysis.jobs import ANALYZE
 from score_jax.command_line import (
-    CLUSTER,
-    JUDGED,
     Call,
     Job,
     UsageError,
@@ -24,6 +22,7 @@ from score_jax.command_line import (
     parse,
     suggest,
 )
+from score_jax.command_line_flags import CLUSTER, JUDGED
 from score_jax.command_line_run import (
     artifact_of,
     keep_trace,

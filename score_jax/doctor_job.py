@@ -2,7 +2,8 @@
 
 import platform
 
-from score_jax.command_line import CLUSTER, Call, Job, UsageError, suggest
+from score_jax.command_line import Call, Job, UsageError, suggest
+from score_jax.command_line_flags import CLUSTER
 
 PATIENCE = 60
 

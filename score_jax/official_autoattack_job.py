@@ -3,7 +3,8 @@
 import shlex
 from typing import Any
 
-from score_jax.command_line import JUDGED, Call, Job, UsageError
+from score_jax.command_line import Call, Job, UsageError
+from score_jax.command_line_flags import JUDGED
 from score_jax.command_line_run import artifact_of, radius_of
 
 # What the chunks themselves say; `merge` takes it from them.

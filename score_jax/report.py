@@ -1,11 +1,12 @@
 """The report job: `plots/` and one self-contained `report.html` of a run, beside others."""
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from score_jax import report_page, report_run
+from score_jax import report_analyses, report_page, report_run
 from score_jax.report_run import Run
 from score_jax.types import UserError
 from score_jax.workdir import write_text_atomic
@@ -35,12 +36,15 @@ def report(
             f"--workdir={place.path}"
         )
     drawings, palettes = {}, ((), ())
+    analyses, outdated = report_analyses.sections(runs[0])
+    runs[0] = dataclasses.replace(runs[0], outdated=(*runs[0].outdated, *outdated))
     if importlib.util.find_spec("matplotlib") is not None:
         from score_jax import report_style
 
         drawings = _draw(runs, place.plots)
         palettes = (report_style.COLORS, report_style.DARK_COLORS)
-    write_text_atomic(place.report, report_page.render(runs, drawings, palettes))
+        analyses = [section.drawn(report_style.to_inline) for section in analyses]
+    write_text_atomic(place.report, report_page.render(runs, drawings, palettes, analyses))
     return _table(runs)
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from score_jax.report_analyses import Section
 from score_jax.report_css import STYLE_SHEET
 from score_jax.report_run import Run
 
@@ -33,13 +34,17 @@ def command(job: str, run: Run) -> str:
 
 
 def render(
-    runs: Sequence[Run], drawings: Mapping[str, str], palettes: tuple[Sequence[str], Sequence[str]]
+    runs: Sequence[Run],
+    drawings: Mapping[str, str],
+    palettes: tuple[Sequence[str], Sequence[str]],
+    analyses: Sequence[Section] = (),
 ) -> str:
     """The page; the first run is its subject.
 
     Args:
       drawings: name -> inline SVG; {} without the plotting library.
       palettes: the colours of the runs, light and dark.
+      analyses: what `score-jax analyze` found of the first run; pictures are inline SVG.
     """
     run = runs[0]
     light, dark = (
@@ -53,6 +58,7 @@ def render(
         *_sections(run, drawings),
         "<h2>Evaluations</h2>",
         _evaluations(runs),
+        *_analyses(analyses),
         "<h2>How it was made</h2>",
         *(_provenance(entry) for entry in runs),
     ]
@@ -248,6 +254,22 @@ def _evaluations(runs: Sequence[Run]) -> str:
         return _note("No evaluation of the exported model is here yet.")
     head = ("Model, result", "Attack", "Clean", "Robust", "ε", "Images", "Time")
     return _table(head, rows, range(2, 7))
+
+
+def _analyses(analyses: Sequence[Section]) -> Iterable[str]:
+    if analyses:
+        yield "<h2>Measurements</h2>"
+    for section in analyses:
+        yield f"<h3>{_text(section.title)}</h3>"
+        yield from (f"<p>{_text(sentence)}</p>" for sentence in section.summary)
+        if section.table:
+            head, *rows = [[_text(cell) for cell in row] for row in section.table]
+            yield _table(head, rows, range(1, len(head)))
+        shown = [
+            f"<figure>{svg}<figcaption><small>{_text(caption)}</small></figcaption></figure>"
+            for caption, svg in section.pictures.items()
+        ]
+        yield f'<div class="figures">{"".join(shown)}</div>' if shown else ""
 
 
 def _provenance(run: Run) -> str:

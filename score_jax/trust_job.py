@@ -1,6 +1,7 @@
 """The job `score-jax trust`."""
 
-from score_jax.command_line import JUDGED, Call, Job
+from score_jax.command_line import Call, Job
+from score_jax.command_line_flags import JUDGED
 from score_jax.command_line_run import artifact_of, radius_of
 
 

@@ -25,7 +25,8 @@ from score_jax import (  # noqa: E402
     workdir,
     writers,
 )
-from score_jax.command_line import CLUSTER, Job  # noqa: E402
+from score_jax.command_line import Job  # noqa: E402
+from score_jax.command_line_flags import CLUSTER  # noqa: E402
 from score_jax.stopping import StopRequest  # noqa: E402
 from score_jax.types import UserError  # noqa: E402
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax import command_line, evaluate_attacks, evaluate_examiner, evaluate_trial
+from score_jax import command_line_flags, evaluate_attacks, evaluate_examiner, evaluate_trial
 from score_jax import evaluate as evaluate_module
 from score_jax.attacks import pgd
 from score_jax.data import sources
@@ -240,7 +240,7 @@ def test_autoattack_is_the_ensemble_in_jax_and_says_that_it_is_not_official(
 
 
 def test_the_command_line_knows_every_attack():
-    assert command_line.FLAGS["attack"][0].split("|") == list(evaluate_attacks.ATTACKS)
+    assert command_line_flags.FLAGS["attack"][0].split("|") == list(evaluate_attacks.ATTACKS)
 
 
 def test_the_curve_goes_on_until_nothing_is_left(judge, data):
