@@ -60,6 +60,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "dimensions": ("positive", 2, "Of the mixture of Gaussians."),
     "surrogate": ("string", "", "Exported model taken for the truth p(y|x) of images."),
     "show": ("list", [], "Parts to measure and draw, comma separated; '': all."),
+    "images": ("list", [], "Images to show, by their index; '': the first of each class."),
     "name": ("string", "", "Name of the result: WORKDIR/eval/NAME."),
     "table": ("string", "", "Published table to print, beside the runs below WORKDIR."),
     "jobs": ("count", 0, "Settings that run at a time; 0: 1, or up to 4 on a CPU alone."),

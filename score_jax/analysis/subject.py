@@ -1,0 +1,258 @@
+"""What the geometry of a model is measured on: the model, images, and the ball around each image.
+
+Every part of `score-jax analyze geometry` is a function of a `Subject`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import artifact as artifacts
+from score_jax import evaluation, mesh
+from score_jax.artifact import Artifact
+from score_jax.command_line import Call, UsageError
+from score_jax.command_line_run import artifact_of, radius_of
+from score_jax.data import sources
+from score_jax.data.mixing import balanced
+from score_jax.mesh import Layout
+from score_jax.types import Array, BatchStats, Key, Params, UserError
+from score_jax.writers_progress import counted
+
+NUM_EXAMPLES = 500
+# (logits function, keys [b], images f32[b, h, w, c] in [0, 1], labels i32[b]) -> a tree of [b, ...]
+Compute = Callable[[Callable[[Array], Array], Key, Array, Array], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A trained model and the images that it is looked at on.
+
+    Attributes:
+      name: of the run's folder.
+      workdir: of the run; None where only an exported model was given.
+      artifact: weights, classifier and model.json.
+      split: 'test', or 'train': the images that were trained on, without those of the validation.
+      indices: i64[n], places of the images in the official order of the split.
+      images: u8[n, h, w, c].
+      labels: i32[n].
+      class_names: of the dataset.
+      norm, eps: the ball, pixel units.
+      steps, step_size: of the attack of training, or of --steps with steps of 2.5 eps / steps.
+      seed, batch_size: of the attacks; each image has a random number of its own, so that the
+        batch size changes nothing but rounding.
+      data_sha256: of the split.
+      data_dir, num_examples: where and how many to read, for `on`.
+      chosen: places among `images` of those to show one by one.
+      beside: other runs, on the same images and with the same ball.
+    """
+
+    name: str
+    workdir: Path | None
+    artifact: Artifact
+    split: str
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    norm: str
+    eps: float
+    steps: int
+    step_size: float
+    seed: int
+    batch_size: int
+    data_sha256: str
+    data_dir: str
+    num_examples: int
+    chosen: tuple[int, ...] = ()
+    beside: tuple["Subject", ...] = ()
+
+    @property
+    def variables(self) -> tuple[Params, BatchStats]:
+        """The weights and the running statistics."""
+        return self.artifact.params, self.artifact.batch_stats
+
+    def on(self, split: str) -> "Subject":
+        """The same model on another split, with nothing chosen and no runs beside it.
+
+        Raises:
+          UserError: the split cannot be read, or does not fit the model.
+        """
+        if split == self.split:
+            return self
+        read = _read(self.artifact, split, self.data_dir, self.num_examples)
+        return dataclasses.replace(self, split=split, chosen=(), beside=(), **read)
+
+    def facts(self) -> dict[str, Any]:
+        """What a number of this subject depends on, for the facts of a finding."""
+        return {
+            "dataset": self.artifact.spec["dataset"],
+            "split": self.split,
+            "num_examples": len(self.images),
+            "norm": self.norm,
+            "eps": self.eps,
+            "seed": self.seed,
+            "model_sha256": self.artifact.spec["sha256"][artifacts.WEIGHTS],
+            "data_sha256": self.data_sha256,
+        }
+
+
+def create(call: Call) -> Subject:
+    """The subject of a call: --workdir or --artifact, --split, --num_examples, --eps, --steps, ...
+
+    Raises:
+      UsageError: a flag that does not fit.
+      UserError: a model or a dataset that cannot be read, or do not fit each other.
+    """
+    path = artifact_of(call)
+    if call.steps < -1 or call.steps == 0:
+        raise UsageError(f"--steps={call.steps} is no attack; give 1 or more")
+    eps = radius_of(call, path)
+    artifact = artifacts.load(path)
+    eps = float(artifact.spec["eps"] if eps is None else eps)
+    wanted = call.num_examples or NUM_EXAMPLES
+    steps, step_size = _attack(artifact, eps, call.steps)
+    workdir = Path(call.workdir) if call.workdir else None
+    subject = Subject(
+        name=_name(path, workdir), workdir=workdir, artifact=artifact, split=call.split,
+        **_read(artifact, call.split, call.data_dir, wanted, is_asked=bool(call.num_examples)),
+        class_names=sources.class_names(artifact.spec["dataset"], call.data_dir),
+        norm=artifact.spec["norm"], eps=eps, steps=steps, step_size=step_size, seed=call.seed,
+        batch_size=call.batch_size, data_dir=call.data_dir, num_examples=wanted,
+    )  # fmt: skip
+    return dataclasses.replace(
+        subject,
+        chosen=_chosen(subject, call.images),
+        beside=tuple(_beside(subject, Path(folder)) for folder in call.beside),
+    )
+
+
+def per_example(subject: Subject, compute: Compute, what: str) -> Any:
+    """What `compute` gives for each image, as numpy arrays [n, ...], over every device.
+
+    Args:
+      compute: is compiled once; each image's key depends on the seed and its index alone.
+      what: for the progress, such as 'margins: images attacked'.
+    """
+    return compiled(subject, compute)(subject.variables, what)
+
+
+def compiled(subject: Subject, compute: Compute) -> Callable[[tuple[Params, BatchStats], str], Any]:
+    """As `per_example`, for several sets of weights: (weights and statistics, what) -> arrays."""
+    layout = mesh.create()
+
+    def run(held, batch, key):
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["indices"])
+        images = batch["images"].astype(jnp.float32) / 255
+        logits = evaluation.logits_fn(subject.artifact.classifier, *held)
+        return compute(logits, keys, images, batch["labels"])
+
+    whole = layout.replicated
+    program = jax.jit(run, in_shardings=(whole, layout.batch, whole), out_shardings=whole)
+    batches = []
+    for batch in evaluation.padded_batches(
+        subject.images, np.arange(len(subject.images)), _batch_size(subject, layout)
+    ):
+        rows = batch["labels"]  # In place of labels the images' numbers.
+        given = {
+            "images": batch["images"],
+            "labels": subject.labels[rows],
+            "indices": subject.indices[rows].astype(np.uint32),
+        }
+        batches.append((layout.put_whole_batch(given), int(batch["mask"].sum())))
+
+    def measure(variables: tuple[Params, BatchStats], what: str) -> Any:
+        held, key = jax.device_put((variables, jax.random.key(subject.seed)), whole)
+        parts, done = [], 0
+        with counted(what, len(subject.images)) as tell:
+            for given, count in batches:
+                found = jax.device_get(program(held, given, key))
+                parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], found))
+                done += count
+                tell(done)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return measure
+
+
+def _batch_size(subject: Subject, layout: Layout) -> int:
+    """At most the images there are, and a multiple of the devices."""
+    devices = layout.num_devices
+    return -(-min(subject.batch_size, len(subject.images)) // devices) * devices
+
+
+def _attack(artifact: Artifact, eps: float, steps: int) -> tuple[int, float]:
+    """Steps and step size: of training, its step scaled as the radius is; or as asked."""
+    trained: Mapping[str, Any] = (artifact.spec.get("config") or {}).get("attack") or {}
+    if steps == -1 and trained.get("num_steps") and trained.get("eps"):
+        return int(trained["num_steps"]), float(trained["step_size"]) * eps / float(trained["eps"])
+    steps = 10 if steps == -1 else steps
+    return steps, 2.5 * eps / steps
+
+
+def _name(path: str, workdir: Path | None) -> str:
+    folder = (workdir or Path(path)).absolute()
+    return folder.parent.name if folder.name == "export" else folder.name
+
+
+def _read(
+    artifact: Artifact, split: str, data_dir: str, wanted: int, is_asked: bool = False
+) -> dict[str, Any]:
+    """The fields of a `Subject` that a split gives."""
+    read = {"test": sources.test_split, "train": sources.train_split}[split]
+    data, config = read(artifact.spec["dataset"], data_dir), artifact.spec.get("config") or {}
+    shape, expected = data.images.shape[1:], tuple(artifact.spec["model"]["image_shape"])
+    if shape != expected:
+        raise UserError(
+            f"dataset {data.name!r} has images {shape}, the model of {artifact.path} takes "
+            f"{expected}; give the --data_dir that it was trained from"
+        )
+    indices = np.arange(len(data))
+    if split == "train":
+        section = config.get("data") or {}
+        held_out, take = section.get("validation_size", 0), section.get("take", 0)
+        indices = balanced(data.labels, held_out, take) if take else indices[held_out:]
+    if is_asked and wanted > len(indices):
+        raise UserError(
+            f"--num_examples={wanted}: {data.name} has {len(indices)} {split} images; give at "
+            "most so many"
+        )
+    indices = np.asarray(indices[:wanted])
+    images, labels = data.take(indices)
+    return {
+        "indices": indices, "images": images, "labels": labels, "data_sha256": data.fingerprint,
+    }  # fmt: skip
+
+
+def _chosen(subject: Subject, asked: Sequence[str]) -> tuple[int, ...]:
+    """The rows of --images, else the first image of each class."""
+    if not asked:
+        return tuple(np.unique(subject.labels, return_index=True)[1].tolist())
+    place = {str(index): row for row, index in enumerate(subject.indices.tolist())}
+    unknown = [index for index in asked if index not in place]
+    if unknown:
+        raise UsageError(
+            f"--images={unknown[0]} is not among the first {len(place)} {subject.split} images "
+            f"({min(place, key=int)} to {max(place, key=int)}); give another, or a larger "
+            "--num_examples"
+        )
+    return tuple(place[index] for index in asked)
+
+
+def _beside(subject: Subject, folder: Path) -> Subject:
+    """Another run on the same images."""
+    artifact = artifacts.load(folder)
+    for field in ("dataset", "norm"):
+        own, other = subject.artifact.spec[field], artifact.spec[field]
+        if own != other:
+            raise UsageError(
+                f"--beside={folder}: its {field} is {other}, that of {subject.name} is {own}; "
+                "give runs that are alike in both"
+            )
+    return dataclasses.replace(
+        subject, name=_name(str(folder), None), workdir=folder, artifact=artifact
+    )
