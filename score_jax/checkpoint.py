@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from score_jax import checkpoint_choice, checkpoint_store, distributed
+from score_jax import checkpoint_choice, checkpoint_series, checkpoint_store, distributed
 from score_jax.checkpoint_store import Store
 from score_jax.train_state import TrainState
 from score_jax.types import UserError
@@ -198,17 +198,10 @@ def load_for_export(workdir: Workdir, which: str, weights: str) -> dict[str, Any
         raise UserError(
             f"{folder} holds no checkpoint; train first: score-jax train --workdir={workdir.path}"
         )
-    damage = checkpoint_choice.find_damage(folder / str(step))
-    if damage:
+    try:
+        return checkpoint_series.network(folder / str(step), weights)
+    except UserError as error:
         remedy = "give --checkpoint=last"
         if which == "last":
             remedy = "the command that trained it goes on from the one before"
-        raise UserError(f"checkpoint {folder / str(step)} is damaged: {damage}; {remedy}")
-    state, about = checkpoint_choice.read(folder / str(step))
-    return {
-        "params": state["ema_params" if weights == "ema" else "params"],
-        "batch_stats": state["batch_stats"],
-        "step": step,
-        "accuracies": about.get("accuracies", {}),
-        "config": about["config"],
-    }
+        raise UserError(f"{error}; {remedy}") from None

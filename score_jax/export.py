@@ -39,7 +39,7 @@ from score_jax.artifact import (
 )
 from score_jax.data import sources
 from score_jax.types import BatchStats, Params, UserError, lookup
-from score_jax.workdir import find_workdir, library_versions, write_json_atomic
+from score_jax.workdir import Workdir, find_workdir, library_versions, write_json_atomic
 
 __all__ = ["Artifact", "export", "load", "logits_fn", "program", "save_artifact"]
 
@@ -81,6 +81,20 @@ def _write_torch(path: Path, model_name: str, params: Params, batch_stats: Batch
     return True
 
 
+def as_tensors(params: Params, batch_stats: BatchStats) -> dict[str, np.ndarray]:
+    """The entries of model.safetensors: 'params/a/b' -> f32[...]."""
+    return {
+        name: np.ascontiguousarray(leaf, np.float32)
+        for tree, prefix in ((params, "params"), (batch_stats, "batch_stats"))
+        for name, leaf in flatten(tree, prefix)
+    }
+
+
+def as_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The content of model.safetensors."""
+    return safetensors.numpy.save(dict(tensors), {"format": FORMAT})
+
+
 def save_artifact(
     path: str | os.PathLike[str],
     *,
@@ -102,11 +116,7 @@ def save_artifact(
     """
     path = Path(path).expanduser().absolute()
     classifier = build_classifier(model)
-    tensors = {
-        name: np.ascontiguousarray(leaf, np.float32)
-        for tree, prefix in ((params, "params"), (batch_stats, "batch_stats"))
-        for name, leaf in flatten(tree, prefix)
-    }
+    tensors = as_tensors(params, batch_stats)
     check_finite(tensors, "the weights")
     compiled = program(classifier, params, batch_stats)
     _check_replaceable(path)
@@ -114,7 +124,7 @@ def save_artifact(
     with tempfile.TemporaryDirectory(prefix=".export-", suffix=".tmp", dir=path.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
-        (new / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, {"format": FORMAT}))
+        (new / WEIGHTS).write_bytes(as_bytes(tensors))
         (new / PROGRAM).write_bytes(compiled)
         _write_torch(new / TORCH, model["name"], params, batch_stats)
         spec = {
@@ -181,32 +191,46 @@ def export(workdir: str | os.PathLike[str], checkpoint: str = "best", weights: s
 
     run = find_workdir(workdir)
     found = checkpoints.load_for_export(run, checkpoint, weights)
-    config = found["config"]
-    dataset = sources.spec(config["data"]["name"], config["data"]["dir"])
+    model, info = describe(run, found, checkpoint, weights)
     return save_artifact(
         run.export,
-        model={
-            "name": config["model"]["name"],
-            "num_classes": dataset.num_classes,
-            "image_shape": list(dataset.image_shape),
-            "mean": list(dataset.mean),
-            "std": list(dataset.std),
-        },
+        model=model,
         params=found["params"],
         batch_stats=found["batch_stats"],
-        info={
-            "dataset": config["data"]["name"],
-            "eps": config["eps"],
-            "eps_written": configs.write_eps(config["eps"]),
-            "norm": config["norm"],
-            "config": config,
-            "weights": weights,
-            "checkpoint": checkpoint,
-            "step": int(found["step"]),
-            "validation": _finite_numbers(found["accuracies"]),
-            **_training_images(run.run),
-        },
+        info=info,
     )
+
+
+def describe(
+    run: Workdir, found: Mapping[str, Any], checkpoint: str, weights: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What model.json tells of a checkpoint: its model, and `info` as in `save_artifact`.
+
+    Args:
+      found: of `checkpoint.load_for_export`.
+    """
+    config = found["config"]
+    dataset = sources.spec(config["data"]["name"], config["data"]["dir"])
+    model = {
+        "name": config["model"]["name"],
+        "num_classes": dataset.num_classes,
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+    info = {
+        "dataset": config["data"]["name"],
+        "eps": config["eps"],
+        "eps_written": configs.write_eps(config["eps"]),
+        "norm": config["norm"],
+        "config": config,
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "step": int(found["step"]),
+        "validation": _finite_numbers(found["accuracies"]),
+        **_training_images(run.run),
+    }
+    return model, info
 
 
 def _training_images(record: Path) -> dict[str, Any]:
