@@ -17,11 +17,26 @@ def gain(changes: np.ndarray) -> float:
     return float(f"{0.499 / largest:.1e}") if largest > 0 else 1.0
 
 
-def _grid(
-    title: str, words: str, tint: str, rows: Sequence[str], count: int
-) -> tuple[Figure, list[list]]:
-    """Small axes, five a line: cells[row][example]."""
-    left, gap, columns = 0.72, 0.06, 5
+def grid(
+    title: str,
+    words: str,
+    tint: str,
+    rows: Sequence[str],
+    count: int,
+    columns: int = 5,
+    tints: Sequence[str] = (),
+) -> tuple[Figure, list[list[Axes]]]:
+    """Small axes for images under a title: cells[row][example].
+
+    Args:
+      words: a line of explanation.
+      tint: colour of the title.
+      rows: what stands left of each row; every line of examples has all rows.
+      count: of examples.
+      columns: examples in a line.
+      tints: colours of the rows' names; (): muted.
+    """
+    left, gap = 0.72, 0.06
     side = (WIDTH - left - 0.1) / columns - gap
     text = 0.2
     bands = -(-count // columns)
@@ -42,11 +57,15 @@ def _grid(
             cells[row].append(axes)
             if example % columns == 0:
                 middle = (y + side / 2) / height
-                figure.text(0.05 / WIDTH, middle, name, va="center", color=MUTED, linespacing=1.4)
+                figure.text(
+                    0.05 / WIDTH, middle, name, va="center", linespacing=1.4,
+                    color=tints[row] if tints else MUTED,
+                )  # fmt: skip
     return figure, cells
 
 
-def _show(axes: Axes, image: np.ndarray, caption: str = "", is_right: bool = True) -> None:
+def show(axes: Axes, image: np.ndarray, caption: str = "", is_right: bool = True) -> None:
+    """Draws an image f[h, w, c] in [0, 1] with words under it, bold where they are wrong."""
     pixels = np.clip(np.repeat(image, 3, -1) if image.shape[-1] == 1 else image, 0, 1)
     axes.imshow((255 * pixels).round().astype(np.uint8), interpolation="none", aspect="auto")
     axes.text(
@@ -64,16 +83,16 @@ def examples(run: Run, tint: str) -> Figure | None:
     factor = gain(changes)
     rows = ("clean", "attacked", f"change\n× {factor:g}")
     words = f"test images under {found.attack}"
-    figure, cells = _grid(shorten(run.name, 44), words, tint, rows, len(found.labels))
+    figure, cells = grid(shorten(run.name, 44), words, tint, rows, len(found.labels))
     for index, label in enumerate(found.labels):
         clean_answer = found.clean_answers[index]
         answer = found.adversarial_answers[index]
         if not answer:
             answer = label if found.is_right[index] else "misclassified"
         clean_is_right = clean_answer in ("", label)
-        _show(cells[0][index], found.clean[index], clean_answer or label, clean_is_right)
-        _show(cells[1][index], found.adversarial[index], answer, found.is_right[index])
-        _show(cells[2][index], 0.5 + factor * changes[index])
+        show(cells[0][index], found.clean[index], clean_answer or label, clean_is_right)
+        show(cells[1][index], found.adversarial[index], answer, found.is_right[index])
+        show(cells[2][index], 0.5 + factor * changes[index])
     return figure
 
 
@@ -88,25 +107,22 @@ def gradients(runs: Sequence[Run]) -> Figure | None:
         return None
     clean = runs[shown[0]].examples.clean
     shown = [index for index in shown if np.array_equal(runs[index].examples.clean, clean)]
-    rows = ("image", *(_folded(runs[index].name) for index in shown))
-    figure, cells = _grid(
-        "Input gradients", "of the cross-entropy, grey is 0", INK, rows, len(clean)
-    )
+    rows = ("image", *(folded(runs[index].name) for index in shown))
+    figure, cells = grid(
+        "Input gradients", "of the cross-entropy, grey is 0", INK, rows, len(clean),
+        tints=(MUTED, *map(color, shown)),
+    )  # fmt: skip
     for example, image in enumerate(clean):
-        _show(cells[0][example], image, runs[shown[0]].examples.labels[example])
+        show(cells[0][example], image, runs[shown[0]].examples.labels[example])
         for row, index in enumerate(shown, 1):
             gradient = runs[index].examples.gradients[example]
             largest = np.abs(gradient).max() or 1.0
-            _show(cells[row][example], 0.5 + 0.5 * gradient / largest)
-    for text in figure.texts:
-        for index in shown:
-            if text.get_text() == _folded(runs[index].name):
-                text.set_color(color(index))
+            show(cells[row][example], 0.5 + 0.5 * gradient / largest)
     return figure
 
 
-def _folded(name: str, width: int = 10) -> str:
-    """A name in lines of at most `width` characters, broken after its separators."""
+def folded(name: str, width: int = 10) -> str:
+    """A name in at most four lines of `width` characters, broken after its separators."""
     lines = [""]
     for part in re.findall(r"[^_\-/ ]{1,10}[_\-/ ]?", name):
         if lines[-1] and len(lines[-1]) + len(part) > width:
