@@ -45,16 +45,17 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few, and the best by validation accuracy.
+    """The checkpoints of one run: the last few, a series, and the best by validation accuracy.
 
     Every method but `check` is called by all processes together.
     """
 
-    def __init__(self, workdir: Workdir, config: dict[str, Any], keep: int):
+    def __init__(self, workdir: Workdir, config: dict[str, Any], keep: int, keep_every: int = 0):
+        """Of the steps that are multiples of `keep_every` none is removed; 0: of all but `keep`."""
         self._config = config
         self._best = Store(workdir.best, 1)
         # A checkpoint names its best: that one is on the disk before it.
-        self._last = Store(workdir.checkpoints, keep, before_commit=self._best.join)
+        self._last = Store(workdir.checkpoints, keep, keep_every, before_commit=self._best.join)
 
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest whole state, laid out as `abstract`; None in a fresh run.

@@ -98,8 +98,10 @@ def network(folder: Path, weights: str) -> dict[str, Any]:
     """The network of the checkpoint in a folder, on the host; see `checkpoint.load_for_export`.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged, or gone.
     """
+    if not folder.is_dir():  # A run that goes on removes old ones.
+        raise UserError(f"checkpoint {folder} is gone")
     damage = checkpoint_choice.find_damage(folder)
     if damage:
         raise UserError(f"checkpoint {folder} is damaged: {damage}")
@@ -126,10 +128,9 @@ def networks(chosen: Sequence[Kept], weights: str) -> Iterator[tuple[Kept, dict[
     for one in chosen:
         try:
             found = network(one.folder, weights)
-        except (UserError, FileNotFoundError) as error:
-            # A run that goes on removes old ones.
-            damaged.append(str(error) if isinstance(error, UserError) else f"{one.folder} is gone")
-            LOGGER.warning("%s; it is left out", damaged[-1])
+        except UserError as error:
+            damaged.append(str(error))
+            LOGGER.warning("%s; it is left out", error)
             continue
         yield one, found
     if len(damaged) == len(chosen):

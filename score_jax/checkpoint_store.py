@@ -92,15 +92,22 @@ def remove(folder: Path, step: int) -> None:
 
 
 class Store:
-    """The checkpoints in one folder: one save at a time, the newest `keep` are kept."""
+    """The checkpoints in one folder: one save at a time.
+
+    The newest `keep` are kept, and those of steps that are multiples of `keep_every`; 0: of none.
+    """
 
     def __init__(
-        self, folder: Path, keep: int, before_commit: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        keep: int,
+        keep_every: int = 0,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """`before_commit` runs in the background, on process 0; what it raises fails the save."""
         drop_late_callbacks()
         self.folder = folder
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         self._before_commit = before_commit
         self._step: int | None = None  # Of the save that began last.
         self._thread: threading.Thread | None = None
@@ -240,7 +247,8 @@ class Store:
                 self._manager.wait_until_finished()
                 if distributed.is_primary():
                     for old in steps(self.folder)[: -self._keep]:
-                        remove(self.folder, old)
+                        if not self._keep_every or old % self._keep_every:
+                            remove(self.folder, old)
         except Exception as error:
             self._failure = error
             self._clean_up()

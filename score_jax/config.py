@@ -92,7 +92,8 @@ def default() -> ConfigDict:
             awp=dict(gamma=0.0, start_epoch=0),
             published=dict(table="", row=""),  # The row of a published table that this recipe is.
             precision=dict(train="float32", attack="float32", evaluation="float32"),
-            checkpoint=dict(every_epochs=1, every_minutes=10.0, keep=2),
+            # The last `keep` stay, and the one of each keep_every_epochs; 0: no more.
+            checkpoint=dict(every_epochs=1, every_minutes=10.0, keep=2, keep_every_epochs=0),
             # The process ends where nothing happens for so long, or for `factor` usual steps if
             # that is longer. minutes=0: never.
             watchdog=dict(minutes=10.0, factor=10.0),

@@ -89,6 +89,7 @@ BOUNDS = {
     "checkpoint.every_epochs": (1, True, None),
     "checkpoint.every_minutes": (0.0, True, None),
     "checkpoint.keep": (1, True, None),
+    "checkpoint.keep_every_epochs": (0, True, None),
     "watchdog.minutes": (0.0, True, None),
     "watchdog.factor": (1.0, True, None),
     "log.every_steps": (1, True, None),

@@ -84,6 +84,8 @@ def _of_run(machine: Machine) -> Need | None:
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves((state.params, state.ema_params, state.batch_stats))
     )
+    apart = config.checkpoint.keep_every_epochs
+    series = config.num_epochs // apart if apart else 0
     names = (config.data.name, *generated_sets(config.data.generated))
     images = 0
     for name in names:
@@ -92,7 +94,7 @@ def _of_run(machine: Machine) -> Need | None:
         images += (spec.split_sizes["train"] or 0) * height * width * channels
     return Need(
         checkpoint_bytes=checkpoint,
-        storage_bytes=(config.checkpoint.keep + 1) * checkpoint + 2 * best,
+        storage_bytes=(config.checkpoint.keep + series + 1) * checkpoint + 2 * best,
         host_bytes=COPIES * checkpoint + images,
         datasets=names,
         data_dir=machine.data_dir or config.data.dir,

@@ -94,7 +94,10 @@ def train(
         dog = stack.enter_context(_watchdog(config, place))
         checkpoints = stack.enter_context(
             contextlib.closing(
-                checkpoint.Checkpoints(place, config_lib.to_dict(config), config.checkpoint.keep)
+                checkpoint.Checkpoints(
+                    place, config_lib.to_dict(config), config.checkpoint.keep,
+                    config.checkpoint.keep_every_epochs * run.steps_per_epoch,
+                )  # fmt: skip
             )
         )
         # Compiled: keys cannot be put on devices of other processes.

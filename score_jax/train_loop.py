@@ -111,6 +111,7 @@ class Loop:
                 is_stopped = not is_validated
             is_due = step == self._timed_save_step
             is_due = is_due or self._due(step, config.checkpoint.every_epochs)
+            is_due = is_due or self._due(step, config.checkpoint.keep_every_epochs)
             if (is_stopped or is_due or best.step == step) and step != self._saved_step:
                 self._save(state, step, best, is_validated)
             if is_stopped or step == last:
@@ -225,7 +226,8 @@ class Loop:
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every_steps = every_epochs * self._run.steps_per_epoch
-        return step > 0 and (step % every_steps == 0 or step == self._run.num_train_steps)
+        is_at_end = step == self._run.num_train_steps
+        return step > 0 and (is_at_end or (every_steps > 0 and step % every_steps == 0))
 
     def _validate(
         self, state: TrainState, step: int, best: checkpoint.Best, stop: StopRequest
