@@ -41,6 +41,13 @@ ANALYSES = {
         "What do SCORE and others learn where the truth is known?",
         ("demo", "divergence", "train_steps", "seed", "num_examples"),
     ),
+    "geometry": Analysis(
+        "How does a model look around images: who falls soonest, how far is the edge?",
+        (
+            "artifact", "data_dir", "split", "eps", "steps", "batch_size", "seed", "num_examples",
+            "show", "checkpoints", "images", "beside",
+        ),
+    ),
 }  # fmt: skip
 
 
