@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax.analysis import separation
+from score_jax.analysis import separation_blocks
 from score_jax.analysis.separation import DistanceClassifier, keep_from, nearest_other
 from score_jax.types import UserError
 
@@ -21,8 +21,8 @@ TEST, TEST_LABELS = points(12, np.cos, 0.53, 2, 2)
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several blocks, the last of them filled up, on either side."""
-    monkeypatch.setattr(separation, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(separation, "REFERENCE_BLOCK", 16)
+    monkeypatch.setattr(separation_blocks, "CPU_BLOCK", (2, 8))
+    monkeypatch.setattr(separation_blocks, "TILE", 4)
 
 
 @pytest.fixture
