@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from score_jax import mesh
-from score_jax.models import assembly, layers, resnet, wide_resnet
+from score_jax.models import assembly, layers, resnet, small_cnn, wide_resnet
 from score_jax.types import UserError
 from tests import tiny_networks
 
@@ -107,6 +107,7 @@ def dropouts(network):
         (functools.partial(wide_resnet.relu, 40, 1), 18),
         (functools.partial(wide_resnet.swish, 28, 1), 12),
         (resnet.resnet_50, 12),
+        (small_cnn.SmallCNN, 2),
     ],
 )
 def test_no_two_layers_of_a_network_share_a_mask(build, count):
@@ -209,7 +210,7 @@ def test_rates_of_the_networks_of_yang_are_their_own(name, expected):
     [
         ("wrn-10-1-relu", 1.0, "config.model.dropout=1.0 is no rate; use 0.0 up to"),
         ("wrn-10-1-relu", -0.1, "dropout=-0.1 is no rate"),
-        ("resnet-18", 0.2, "has no place in 'resnet-18'; use 0.0, or one of: resnet-50, wrn-D-W-r"),
+        ("resnet-18", 0.2, "has no place in 'resnet-18'; use 0.0, or one of: cnn-3, resnet-50, wrn"),
         ("cnn-002", 0.2, "has no place in 'cnn-002'"),
         ("preact-resnet-18-relu", 0.2, "has no place in 'preact"),
     ],

@@ -60,7 +60,7 @@ MODELS = {
     "small-cnn": Network("small-cnn", plain_cnn.SmallCNN),
     "cnn-001": Network("cnn-001", plain_cnn.CNN001),
     "cnn-002": Network("cnn-002", plain_cnn.CNN002),
-    "cnn-3": Network("cnn-3", small_cnn.SmallCNN),
+    "cnn-3": Network("cnn-3", small_cnn.SmallCNN, takes_dropout=True),
 }
 INITS = {"torch": "PyTorch's, or the lineage's own", "haiku": "DeepMind's"}
 

@@ -10,7 +10,10 @@ from score_jax.models.assembly import Options
 
 
 class SmallCNN(nnx.Module):
-    """`cnn-3`: three times convolution, BatchNorm, ReLU; the mean over space; a linear layer."""
+    """`cnn-3`: three times convolution, BatchNorm, ReLU; the mean over space; a linear layer.
+
+    Dropout stands before the second and the third convolution.
+    """
 
     batchnorm_momentum = 0.1
 
@@ -23,12 +26,14 @@ class SmallCNN(nnx.Module):
         self.conv_0, self.batchnorm_0 = conv(options.image_shape[-1], 32, 3, 1), batchnorm(32)
         self.conv_1, self.batchnorm_1 = conv(32, 64, 3, 2), batchnorm(64)
         self.conv_2, self.batchnorm_2 = conv(64, 64, 3, 1), batchnorm(64)
+        dropout = layers.numbered_dropout(options.dropout)
+        self.dropout_0, self.dropout_1 = dropout(), dropout()
         self.logits = options.logits(64, bias_init=initializers.zero_bias, rngs=rngs)
         self.mean_std = (options.mean, options.std)
 
     def __call__(self, images, mode):
         x = layers.normalize(images, *self.mean_std)
         x = jax.nn.relu(self.batchnorm_0(self.conv_0(x), mode))
-        x = jax.nn.relu(self.batchnorm_1(self.conv_1(x), mode))
-        x = jax.nn.relu(self.batchnorm_2(self.conv_2(x), mode))
+        x = jax.nn.relu(self.batchnorm_1(self.conv_1(self.dropout_0(x, mode)), mode))
+        x = jax.nn.relu(self.batchnorm_2(self.conv_2(self.dropout_1(x, mode)), mode))
         return self.logits(x.mean(axis=(1, 2)))
