@@ -26,6 +26,7 @@ from score_jax.command_line_flags import CLUSTER, JUDGED
 from score_jax.command_line_run import (
     artifact_of,
     keep_trace,
+    number_of,
     quiet_runtime,
     radius_of,
     show,
@@ -215,6 +216,7 @@ def _evaluate(call: Call) -> Any:
         split=call.split,
         attack=call.attack,
         steps=None if call.steps == -1 else call.steps,
+        step_size=number_of(call, "step_size") if call.step_size else None,
         restarts=None if call.restarts == -1 else call.restarts,
         eps_curve=call.eps_curve,
         name=call.name,
@@ -251,7 +253,7 @@ JOBS = {
     "evaluate": Job(
         "Measure clean and attacked accuracy of an exported model, by attacks in JAX.",
         "score-jax evaluate --workdir=runs/score --attack=pgd --steps=40",
-        (*JUDGED, "split", "attack", "steps", "restarts", "eps_curve"),
+        (*JUDGED, "split", "attack", "steps", "step_size", "restarts", "eps_curve"),
         _evaluate,
     ),
     "export": Job(

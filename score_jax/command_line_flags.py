@@ -29,6 +29,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     ),
     "restarts": ("integer", -1, "Random restarts of the attack; -1: as many as is usual for it."),
     "steps": ("integer", -1, "Steps of the attack or walk; -1: as many as is usual for it."),
+    "step_size": ("string", "", "Of PGD, such as 2/255; '': as is usual for the attack."),
     "eps_curve": ("boolean", True, "Also measure accuracy over a range of radii."),
     "version": ("string", "standard", "Version of AutoAttack."),
     "attacks": ("list", [], "Attacks to run, comma separated; '': the usual ones."),

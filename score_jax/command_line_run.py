@@ -31,16 +31,24 @@ def artifact_of(call: Call) -> str:
 
 def radius_of(call: Call, artifact: str, norm: str = "") -> float | None:
     """The --eps of a call, checked against the norm that the artifact was trained for."""
-    from score_jax import config_rules, overrides
+    from score_jax import config_rules
 
     if not call.eps:
         return None
-    try:
-        eps = overrides.parse_number(call.eps)
-    except ValueError:
-        raise UsageError(f"--eps={call.eps} is not a number such as 8/255") from None
+    eps = number_of(call, "eps")
     config_rules.check_eps(eps, norm or _trained_norm(artifact), "--eps")
     return eps
+
+
+def number_of(call: Call, flag: str) -> float:
+    """What a flag writes, such as 8/255."""
+    from score_jax import overrides
+
+    text = getattr(call, flag)
+    try:
+        return overrides.parse_number(text)
+    except ValueError:
+        raise UsageError(f"--{flag}={text} is not a number such as 8/255") from None
 
 
 def _trained_norm(artifact: str) -> str:

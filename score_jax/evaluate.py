@@ -44,6 +44,7 @@ def evaluate(
     eps: float | None = None,
     attack: str = "pgd",
     steps: int | None = None,
+    step_size: float | None = None,
     restarts: int | None = None,
     eps_curve: bool = True,
     name: str = "",
@@ -60,6 +61,7 @@ def evaluate(
       eps: radius in pixel units; None: the model's own.
       attack: one of `evaluate_attacks.ATTACKS`.
       steps: of each walk (of 'square': queries); None: as many as is usual for the attack.
+      step_size: of PGD, pixel units; None: as is usual for the attack.
       restarts: of those images that still stand; None: as many as is usual.
       eps_curve: also measure over a range of radii, where the attack is quick enough.
       name: of the result; '': the attack with its steps, such as 'pgd40', 'autoattack-jax', on
@@ -80,7 +82,7 @@ def evaluate(
     loaded = export.load(artifact)
     eps, norm = _radius(loaded, eps), loaded.spec["norm"]
     selection_attack = (loaded.spec.get("config") or {}).get("validation", {}).get("attack", {})
-    setting, step_rule = kind.setting(norm, eps, steps, selection_attack)
+    setting, step_rule = kind.setting(norm, eps, steps, selection_attack, step_size)
     # The folder 'autoattack' is the official one's.
     usual_name = attack_name if kind.parts else f"{attack}-jax"
     name = name or usual_name + ("-train" if split == "train" else "")

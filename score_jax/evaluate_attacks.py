@@ -74,12 +74,31 @@ class Kind:
     has_curve: bool = True
 
     def setting(
-        self, norm: str, eps: float, steps: int, selection: Mapping[str, Any]
+        self,
+        norm: str,
+        eps: float,
+        steps: int,
+        selection: Mapping[str, Any],
+        asked: float | None = None,
     ) -> tuple[Setting, str]:
-        """What the parts are made of, and where the step size is from."""
+        """What the parts are made of, and where the step size is from.
+
+        Args:
+          selection: config.validation.attack of the run; {} where it is not known.
+          asked: the step size; None: the attack's usual one.
+
+        Raises:
+          UserError: a step size that is none, or of an attack that finds its own.
+        """
         # At the same radius of another norm the selection's attack is another one.
         comparable = selection if selection.get("norm", norm) == norm else {}
         step_size, rule = self.step_size(eps, steps, comparable)
+        if asked is not None:
+            if step_size is None:
+                raise UserError(f"--step_size={asked:g}: this attack finds its own; leave it out")
+            if not 0 < asked < float("inf"):
+                raise UserError(f"--step_size={asked:g} is no step; give one such as 2/255")
+            step_size, rule = asked, "as asked"
         walk = None
         if step_size is not None:
             walk = pgd.create(norm=norm, eps=eps, step_size=step_size, num_steps=steps)

@@ -336,6 +336,13 @@ def test_another_radius_has_the_usual_step_size(judge):
     assert result["step_size_rule"] == "2.5 * eps / num_steps"
 
 
+def test_the_step_size_that_is_asked_for(judge):
+    reached, _ = judge(WEIGHTS, step_size=0.1, steps=1, name="a", eps_curve=False)
+    short, _ = judge(WEIGHTS, step_size=1e-6, steps=1, name="b", eps_curve=False)
+    assert (reached["step_size"], reached["step_size_rule"]) == (0.1, "as asked")
+    assert reached["robust_accuracy"] < short["robust_accuracy"]
+
+
 def test_a_name_belongs_to_one_model(judge, tmp_path):
     judge(WEIGHTS, eps_curve=False)
     again, _ = judge(WEIGHTS, eps_curve=False, seed=5)
@@ -367,6 +374,8 @@ def test_a_name_belongs_to_one_model(judge, tmp_path):
         ),
         ({"restarts": 0}, "--restarts=0"),
         ({"attack": "fab-t", "restarts": 2}, "--restarts=2: fab-t has no restarts"),
+        ({"step_size": 0.0}, "--step_size=0 is no step"),
+        ({"attack": "fab-t", "step_size": 0.1}, "--step_size=0.1: this attack finds its own"),
         ({"split": "val"}, "unknown --split 'val'"),
         ({"attack": "apgd-t"}, "needs 4 classes"),
         ({"num_examples": 38}, "toy has 37 test images"),
