@@ -210,7 +210,7 @@ def test_rates_of_the_networks_of_yang_are_their_own(name, expected):
     [
         ("wrn-10-1-relu", 1.0, "config.model.dropout=1.0 is no rate; use 0.0 up to"),
         ("wrn-10-1-relu", -0.1, "dropout=-0.1 is no rate"),
-        ("resnet-18", 0.2, "has no place in 'resnet-18'; use 0.0, or one of: cnn-3, resnet-50, wrn"),
+        ("resnet-18", 0.2, "has no place in 'resnet-18'; use 0.0, or one of: cnn-3, res"),
         ("cnn-002", 0.2, "has no place in 'cnn-002'"),
         ("preact-resnet-18-relu", 0.2, "has no place in 'preact"),
     ],
