@@ -49,8 +49,9 @@ def start_noise(threat: ThreatModel, keys: Key, images: Array) -> Array:
 
 def robust_steps(
     logits_fn: LogitsFn, keys: Key, images: Array, labels: Array, *, attack: PGD
-) -> Array:
-    """κ i32[b], from 0 to K: at how many of the iterates x⁰ .. x^{K-1} an image was right.
+) -> tuple[Array, Array]:
+    """(κ i32[b], from 0 to K: at how many of the iterates x⁰ .. x^{K-1} an image was right,
+    logit margin f[b] at x^K).
 
     The attack ascends the cross-entropy from a random start; x^K is not tested, as released.
 
@@ -66,7 +67,8 @@ def robust_steps(
         return label_cross_entropy(logits, labels), (metrics.correct(logits, labels), carry)
 
     noise = start_noise(attack.threat, keys, images)
-    return attack.watch(watched, keys[0], images, noise).robust_steps
+    attacked = attack.watch(watched, keys[0], images, noise)
+    return attacked.robust_steps, margin(logits_fn(attacked.images), labels)
 
 
 def margins(
@@ -111,8 +113,8 @@ def attack_of(subject: Subject) -> PGD:
 
 
 @functools.lru_cache(maxsize=4)
-def kappa_of(subject: Subject) -> np.ndarray:
-    """κ i32[n] of a subject's images, measured once."""
+def kappa_of(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """(κ i32[n], logit margin at x^K f32[n]) of a subject's images, measured once."""
     return per_example(subject, _counting(subject), f"κ of {subject.split} images")
 
 
@@ -136,7 +138,7 @@ def kappa_over(
     for artifact in series:
         variables = artifact.params, artifact.batch_stats
         what = f"κ of {subject.split} images at step {artifact.spec['step']}"
-        yield artifact, measure(variables, what)
+        yield artifact, measure(variables, what)[0]
 
 
 def _counting(subject: Subject) -> Compute:

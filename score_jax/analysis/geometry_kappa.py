@@ -50,7 +50,7 @@ def kappa(subject: Subject) -> Finding:
     counted = _over_training(subject, run.metrics[-1] if run and run.metrics else {})
     own = next(one for one in counted if one.is_exported)
     num_steps = subject.steps
-    shares = {one.label: share_of_each(one.kappa, num_steps) for one in counted}
+    shares = [share_of_each(one.kappa, num_steps) for one in counted]
     classes = by_class(subject, own.kappa)
     facts = {
         **subject.facts(),
@@ -63,9 +63,9 @@ def kappa(subject: Subject) -> Finding:
                 "epoch": one.epoch,
                 "is_exported": one.is_exported,
                 "mean": float(one.kappa.mean()),
-                "shares": shares[one.label],
+                "shares": mine,
             }
-            for one in counted
+            for one, mine in zip(counted, shares, strict=True)
         ],
         "classes": classes,
         "logged": {"metric": METRIC, "epochs": epochs, "means": means},
@@ -75,8 +75,8 @@ def kappa(subject: Subject) -> Finding:
     def draw_over():
         from score_jax.analysis import geometry_plots
 
-        title = f"Attack steps that training images withstand, {subject.name}"
-        return geometry_plots.shares(title, [(one.label, shares[one.label]) for one in counted])
+        rows = [(one.label, mine) for one, mine in zip(counted, shares, strict=True)]
+        return geometry_plots.shares(f"Attack steps withstood, {subject.name}", rows)
 
     def draw_mean():
         from score_jax.analysis import geometry_plots
@@ -87,7 +87,7 @@ def kappa(subject: Subject) -> Finding:
         from score_jax.analysis import geometry_plots
 
         rows = [(entry["name"], entry["shares"]) for entry in classes]
-        return geometry_plots.shares(f"The same by class, {own.label}", rows)
+        return geometry_plots.shares(f"Attack steps withstood by class, {own.label}", rows)
 
     pictures = {
         "over_training": Picture(
@@ -162,7 +162,7 @@ def _over_training(subject: Subject, line: Mapping[str, float]) -> list[Counted]
     if not any(one.is_exported for one in found):
         step = spec.get("step") if subject.workdir else None
         epoch = None if step is None else _epoch(step, line)
-        own = geometry.kappa_of(subject)
+        own, _ = geometry.kappa_of(subject)
         found.append(Counted(step=step, epoch=epoch, name="the model", kappa=own, is_exported=True))
     return sorted(found, key=lambda one: -1 if one.step is None else one.step)
 

@@ -1,13 +1,16 @@
 """Pictures of κ, of the weights that follow from it, and of margins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from score_jax import report_pictures
 from score_jax.report_style import (
     COLORS,
+    INK,
+    MUTED,
     Line,
     draw_lines,
     label_ends,
@@ -87,4 +90,64 @@ def mean_kappa(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(False, axis="x")
     label_ends(axes, lines)
+    return figure
+
+
+def weight_shares(name: str, of_images: Sequence[float], of_weight: Sequence[float]) -> Figure:
+    """Two bars for each κ: its share of the images, and of the weight."""
+    names = {"■ share of the images": COLORS[0], "■ share of the weight": COLORS[1]}
+    figure, axes = panel(f"What the weights turn to, {shorten(name, 40)}", names, right=0.2)
+    places = np.arange(len(of_images))
+    for offset, parts, tint in ((-0.2, of_images, COLORS[0]), (0.2, of_weight, COLORS[1])):
+        axes.bar(places + offset, parts, 0.38, color=tint)
+        for place, part in zip(places + offset, parts, strict=True):
+            if part and len(of_images) <= 11:
+                words = f"{100 * part:.0f}" if part >= 0.005 else "<1"
+                axes.text(
+                    place, part, words, ha="center", va="bottom", fontsize=6, color=tint
+                )  # fmt: skip
+    axes.set_xticks(places)
+    axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
+    percent_axis(axes.yaxis)
+    axes.set_xlabel("κ, attack steps withstood", loc="left")
+    axes.grid(False, axis="x")
+    return figure
+
+
+def weight_sheet(name: str, rows: Mapping[str, Sequence[tuple[np.ndarray, str]]]) -> Figure:
+    """Images u8[h, w, c] with words under them, a row each of those that weigh most and least."""
+    count = min(len(shown) for shown in rows.values())
+    figure, cells = report_pictures.grid(
+        f"Training images by weight, {shorten(name, 36)}",
+        "class and κ under each; of equal κ, by the margin that the attack leaves",
+        INK, tuple(rows), count, tints=(COLORS[1], COLORS[0]),
+    )  # fmt: skip
+    for axes_row, shown in zip(cells, rows.values(), strict=True):
+        for axes, (image, words) in zip(axes_row, shown, strict=True):
+            report_pictures.show(axes, image / 255, words)
+    return figure
+
+
+def class_weights(name: str, ratios: Sequence[tuple[str, float]]) -> Figure:
+    """Mean weight of each class as a bar from 1, the mean of all."""
+    height = 0.95 + ROW * len(ratios)
+    left = 0.2 + 0.062 * max(len(words) for words, _ in ratios)
+    figure, axes = panel(
+        f"Mean weight of a class, {shorten(name, 40)}", {}, height, left=left, right=0.4
+    )
+    for place, (_, ratio) in enumerate(ratios):
+        tint = COLORS[1] if ratio > 1 else COLORS[0]
+        axes.barh(place, ratio - 1, 0.7, 1, color=tint)
+        axes.annotate(
+            f"{ratio:.2f}", (ratio, place), xytext=(3 if ratio >= 1 else -3, 0), color=tint,
+            textcoords="offset points", ha="left" if ratio >= 1 else "right", va="center",
+            fontsize=7, annotation_clip=False,
+        )  # fmt: skip
+    axes.axvline(1, color=MUTED, linewidth=0.8)
+    spread = max(abs(ratio - 1) for _, ratio in ratios) * 1.25 or 0.1
+    axes.set_xlim(max(1 - spread, 0), 1 + spread)
+    axes.set_ylim(len(ratios) - 0.45, -0.55)
+    axes.set_yticks(range(len(ratios)), [words for words, _ in ratios])
+    axes.set_xlabel("mean weight of an image; 1 is the mean of all", loc="left")
+    axes.grid(False, axis="y")
     return figure

@@ -4,6 +4,7 @@ Every part of `score-jax analyze geometry` is a function of a `Subject`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Subject:
         batch size changes nothing but rounding.
       data_sha256: of the split.
       data_dir, num_examples: where and how many to read, for `on`.
+      checkpoints: which of the run's to measure over training, as in `export_series.artifacts`.
       chosen: places among `images` of those to show one by one.
       beside: other runs, on the same images and with the same ball.
     """
@@ -68,6 +70,7 @@ class Subject:
     data_sha256: str
     data_dir: str
     num_examples: int
+    checkpoints: str = "all"
     chosen: tuple[int, ...] = ()
     beside: tuple["Subject", ...] = ()
 
@@ -82,10 +85,7 @@ class Subject:
         Raises:
           UserError: the split cannot be read, or does not fit the model.
         """
-        if split == self.split:
-            return self
-        read = _read(self.artifact, split, self.data_dir, self.num_examples)
-        return dataclasses.replace(self, split=split, chosen=(), beside=(), **read)
+        return self if split == self.split else _on(self, split)
 
     def facts(self) -> dict[str, Any]:
         """What a number of this subject depends on, for the facts of a finding."""
@@ -119,10 +119,11 @@ def create(call: Call) -> Subject:
     workdir = Path(call.workdir) if call.workdir else None
     subject = Subject(
         name=_name(path, workdir), workdir=workdir, artifact=artifact, split=call.split,
-        **_read(artifact, call.split, call.data_dir, wanted, is_asked=bool(call.num_examples)),
+        **read(artifact, call.split, call.data_dir, wanted),
         class_names=sources.class_names(artifact.spec["dataset"], call.data_dir),
         norm=artifact.spec["norm"], eps=eps, steps=steps, step_size=step_size, seed=call.seed,
         batch_size=call.batch_size, data_dir=call.data_dir, num_examples=wanted,
+        checkpoints=call.checkpoints,
     )  # fmt: skip
     return dataclasses.replace(
         subject,
@@ -179,6 +180,12 @@ def compiled(subject: Subject, compute: Compute) -> Callable[[tuple[Params, Batc
     return measure
 
 
+@functools.lru_cache(maxsize=4)  # The same object, for what is measured once of a subject.
+def _on(subject: Subject, split: str) -> Subject:
+    fields = read(subject.artifact, split, subject.data_dir, subject.num_examples)
+    return dataclasses.replace(subject, split=split, chosen=(), beside=(), **fields)
+
+
 def _batch_size(subject: Subject, layout: Layout) -> int:
     """At most the images there are, and a multiple of the devices."""
     devices = layout.num_devices
@@ -199,12 +206,20 @@ def _name(path: str, workdir: Path | None) -> str:
     return folder.parent.name if folder.name == "export" else folder.name
 
 
-def _read(
+def read(
     artifact: Artifact, split: str, data_dir: str, wanted: int, is_asked: bool = False
 ) -> dict[str, Any]:
-    """The fields of a `Subject` that a split gives."""
-    read = {"test": sources.test_split, "train": sources.train_split}[split]
-    data, config = read(artifact.spec["dataset"], data_dir), artifact.spec.get("config") or {}
+    """The fields of a `Subject` that a split gives.
+
+    Args:
+      wanted: the first so many images; 0: all.
+      is_asked: refuse to give fewer.
+
+    Raises:
+      UserError: the split cannot be read, has too few images, or does not fit the model.
+    """
+    split_of = {"test": sources.test_split, "train": sources.train_split}[split]
+    data, config = split_of(artifact.spec["dataset"], data_dir), artifact.spec.get("config") or {}
     shape, expected = data.images.shape[1:], tuple(artifact.spec["model"]["image_shape"])
     if shape != expected:
         raise UserError(
@@ -221,7 +236,7 @@ def _read(
             f"--num_examples={wanted}: {data.name} has {len(indices)} {split} images; give at "
             "most so many"
         )
-    indices = np.asarray(indices[:wanted])
+    indices = np.asarray(indices[: wanted or None])
     images, labels = data.take(indices)
     return {
         "indices": indices, "images": images, "labels": labels, "data_sha256": data.fingerprint,
