@@ -49,34 +49,6 @@ def answer(capsys, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("norm", "p"), [("linf", np.inf), ("l2", 2)])
-def test_separation(data, answer, norm, p):
-    facts = answer("separation", "--data=toy", f"--norm={norm}")
-    train = data["train"]
-    for name, queries in (("train_train", train), ("test_train", data["test"])):
-        gaps = (queries.images[:, None] / 255 - train.images[None] / 255).reshape(
-            len(queries), 23, -1
-        )
-        pairs = np.linalg.norm(gaps, p, axis=-1)
-        pairs[queries.labels[:, None] == train.labels] = np.inf
-        found = facts[name]
-        assert found["smallest"] == pytest.approx(pairs.min(), rel=1e-6)
-        assert found["mean"] == pytest.approx(pairs.min(1).mean(), rel=1e-6)
-        nearest = found["nearest_pairs"]
-        assert [pair["distance"] for pair in nearest] == pytest.approx(np.sort(pairs.min(1))[:10])
-        assert nearest[0]["distance"] == pytest.approx(
-            pairs[nearest[0]["query"], nearest[0]["train"]]
-        )
-    assert (facts["num_train"], facts["num_test"], facts["norm"]) == (23, 11, norm)
-    assert facts["data_sha256"] == {"train": "train", "test": "test"}
-    assert facts["analysis"] == "separation" and facts["versions"]["jax"]
-
-
-def test_separation_of_the_first_images(data, answer):
-    facts = answer("separation", "--data=toy", "--num_examples=20")
-    assert (facts["num_train"], facts["num_test"]) == (20, 11)
-
-
 @pytest.fixture
 def toy_artifact(monkeypatch, tmp_path):
     spec = {"dataset": "toy", "norm": "linf", "eps": 0.031, "sha256": {"model.safetensors": "a"}}

@@ -187,7 +187,7 @@ def stray_test_split(tree: Tree) -> Iterator[str]:
             names += (
                 [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             )
-            if "test_split" in names and not within(name, TEST_SPLIT):
+            if {"test_split", "test_source"} & set(names) and not within(name, TEST_SPLIT):
                 yield f"{name} reads the test split; only evaluations may"
 
 
@@ -266,6 +266,7 @@ def test_the_tree_is_really_read(tree):
         (stray_libraries, "score_jax/train.py", "from . import mesh", "has a relative import"),
         (stray_test_split, "score_jax/train.py", "from a import test_split", "reads the test spl"),
         (stray_test_split, "score_jax/train.py", "import a\na.test_split('x')", "reads the test s"),
+        (stray_test_split, "score_jax/train.py", "import a\na.test_source('x')", "reads the test"),
         (unsafe_loads, "score_jax/interop.py", "import torch\ntorch.load('x')", ":2 has torch.loa"),
         (unsafe_loads, "score_jax/data/a.py", "np.load('x', allow_pickle=True)", "allows pickle"),
         (stray_recipe_imports, "configs/a.py", "import jax", "configs.a imports jax"),

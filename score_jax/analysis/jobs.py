@@ -29,7 +29,7 @@ class Analysis:
 ANALYSES = {
     "separation": Analysis(
         "How far apart do images of different classes lie?",
-        ("data", "data_dir", "norm", "num_examples"),
+        ("data", "data_dir", "norm", "p", "eps", "outliers", "seed", "num_examples"),
     ),
     "lipschitz": Analysis(
         "How fast do the logits of a model change near images?",
@@ -37,9 +37,16 @@ ANALYSES = {
             "artifact", "data_dir", "split", "eps", "steps", "batch_size", "seed", "num_examples",
         ),
     ),
+    "gaps": Analysis(
+        "How much better is a run on training images, and does it overfit to the attack?",
+        (
+            "data_dir", "checkpoints", "weights", "num_examples", "eps", "steps", "step_size",
+            "batch_size", "seed",
+        ),
+    ),
     "toy": Analysis(
         "What do SCORE and others learn where the truth is known?",
-        ("demo", "divergence", "train_steps", "seed", "num_examples"),
+        ("show", "demo", "divergence", "train_steps", "seed", "num_examples"),
     ),
     "geometry": Analysis(
         "How does a model look around images: who falls soonest, how far is the edge?",

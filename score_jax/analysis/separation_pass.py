@@ -73,7 +73,7 @@ def in_tiles(points: Points, controls: np.ndarray, block: int) -> References:
         tile_classes += [number] * count
     whole = -(-len(tile_classes) // (block // blocks.TILE)) * (block // blocks.TILE)
     missing = whole - len(tile_classes)
-    order += [order[-1][-blocks.TILE:]] * missing
+    order += [order[-1][-blocks.TILE :]] * missing
     return References(
         points=points,
         controls=np.asarray(controls).astype(np.int32),

@@ -274,3 +274,8 @@ def train_split(name: str, data_dir: str = "") -> Images:
 def test_split(name: str, data_dir: str = "") -> Images:
     """The test images in the official order. For evaluation only: training never imports this."""
     return read_split(name, "test", data_dir)
+
+
+def test_source(name: str, data_dir: str = "") -> Source:
+    """The test images as `train_source` gives the training ones. For evaluation only."""
+    return _open(name, "test", _folder(name, data_dir), "auto")
