@@ -7,19 +7,20 @@ a margin is how far an image is from being wrong, in logits or in pixels.
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import attacks, metrics, threat_models
-from score_jax.analysis.subject import Compute, Subject, compiled, per_example
+from score_jax.analysis.subject import Subject, compiled, per_example
 from score_jax.artifact import Artifact
 from score_jax.attacks import PGD
 from score_jax.attacks.fab import closest
 from score_jax.divergences import label_cross_entropy, margin
 from score_jax.threat_models import ThreatModel
-from score_jax.types import Array, Key
+from score_jax.types import Array, BatchStats, Key, Params
 
 LogitsFn = Callable[[Array], Array]
 PGD_STEPS = 20
@@ -115,7 +116,7 @@ def attack_of(subject: Subject) -> PGD:
 @functools.lru_cache(maxsize=4)
 def kappa_of(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """(κ i32[n], logit margin at x^K f32[n]) of a subject's images, measured once."""
-    return per_example(subject, _counting(subject), f"κ of {subject.split} images")
+    return _counter(subject)(subject.variables, f"κ of {subject.split} images")
 
 
 @functools.lru_cache(maxsize=4)
@@ -134,12 +135,12 @@ def kappa_over(
     subject: Subject, series: Iterable[Artifact]
 ) -> Iterator[tuple[Artifact, np.ndarray]]:
     """κ i32[n] of a subject's images under each of several models of one kind."""
-    measure = compiled(subject, _counting(subject))
     for artifact in series:
         variables = artifact.params, artifact.batch_stats
         what = f"κ of {subject.split} images at step {artifact.spec['step']}"
-        yield artifact, measure(variables, what)[0]
+        yield artifact, _counter(subject)(variables, what)[0]
 
 
-def _counting(subject: Subject) -> Compute:
-    return functools.partial(robust_steps, attack=attack_of(subject))
+@functools.lru_cache(maxsize=4)
+def _counter(subject: Subject) -> Callable[[tuple[Params, BatchStats], str], Any]:
+    return compiled(subject, functools.partial(robust_steps, attack=attack_of(subject)))

@@ -102,7 +102,7 @@ def weight_shares(name: str, of_images: Sequence[float], of_weight: Sequence[flo
         axes.bar(places + offset, parts, 0.38, color=tint)
         for place, part in zip(places + offset, parts, strict=True):
             if part and len(of_images) <= 11:
-                words = f"{100 * part:.0f}" if part >= 0.005 else "<1"
+                words = f"{100 * part:.0f}" if part >= 0.01 else "<1"
                 axes.text(
                     place, part, words, ha="center", va="bottom", fontsize=6, color=tint
                 )  # fmt: skip
@@ -114,16 +114,21 @@ def weight_shares(name: str, of_images: Sequence[float], of_weight: Sequence[flo
     return figure
 
 
-def weight_sheet(name: str, rows: Mapping[str, Sequence[tuple[np.ndarray, str]]]) -> Figure:
-    """Images u8[h, w, c] with words under them, a row each of those that weigh most and least."""
-    count = min(len(shown) for shown in rows.values())
+def weight_sheet(name: str, sets: Mapping[str, Sequence[tuple[np.ndarray, str]]]) -> Figure:
+    """Images u8[h, w, c] with words under them: those that weigh most, and least; five a row."""
+    columns = 5
+    rows = [
+        (words if start == 0 else "", shown[start : start + columns], tint)
+        for (words, shown), tint in zip(sets.items(), (COLORS[1], COLORS[0]), strict=True)
+        for start in range(0, len(shown), columns)
+    ]
     figure, cells = report_pictures.grid(
         f"Training images by weight, {shorten(name, 36)}",
         "class and κ under each; of equal κ, by the margin that the attack leaves",
-        INK, tuple(rows), count, tints=(COLORS[1], COLORS[0]),
+        INK, [words for words, _, _ in rows], columns, columns, [tint for *_, tint in rows],
     )  # fmt: skip
-    for axes_row, shown in zip(cells, rows.values(), strict=True):
-        for axes, (image, words) in zip(axes_row, shown, strict=True):
+    for axes_row, (_, shown, _) in zip(cells, rows, strict=True):
+        for axes, (image, words) in zip(axes_row, shown, strict=False):
             report_pictures.show(axes, image / 255, words)
     return figure
 
@@ -138,10 +143,10 @@ def class_weights(name: str, ratios: Sequence[tuple[str, float]]) -> Figure:
     for place, (_, ratio) in enumerate(ratios):
         tint = COLORS[1] if ratio > 1 else COLORS[0]
         axes.barh(place, ratio - 1, 0.7, 1, color=tint)
+        # Right of the bar: left of it stand the classes.
         axes.annotate(
-            f"{ratio:.2f}", (ratio, place), xytext=(3 if ratio >= 1 else -3, 0), color=tint,
-            textcoords="offset points", ha="left" if ratio >= 1 else "right", va="center",
-            fontsize=7, annotation_clip=False,
+            f"{ratio:.2f}", (max(ratio, 1), place), xytext=(3, 0), textcoords="offset points",
+            color=tint, va="center", fontsize=7, annotation_clip=False,
         )  # fmt: skip
     axes.axvline(1, color=MUTED, linewidth=0.8)
     spread = max(abs(ratio - 1) for _, ratio in ratios) * 1.25 or 0.1

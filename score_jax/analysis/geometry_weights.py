@@ -200,8 +200,8 @@ def _sentences(
         f"{100 * sum(entry['share'] for entry in soon):.1f}% of the images and have "
         f"{100 * sum(entry['weight_share'] for entry in soon):.1f}% of the weight.",
         f"An image of κ = {first['kappa']} weighs {first['normalised']:.2f} on average, one of "
-        f"κ = {last['kappa']} {last['normalised']:.2g} (1 is the mean of a batch): the weights "
-        f"leave as many effective images as {100 * left:.0f}% of them weighed alike would be.",
+        f"κ = {last['kappa']} {last['normalised']:.2g} (1 is the mean of a batch); the effective "
+        f"number of images, (Σω)²/Σω², is {100 * left:.0f}% of theirs.",
         f"The class that weighs most is {classes[0]['name']} ({classes[0]['ratio']:.2f} of the "
         f"mean), the one that weighs least {classes[-1]['name']} ({classes[-1]['ratio']:.2f}).",
         f"Weights: {objective.weights} with Λ = {objective.weight_lambda:g}, normalised over "
