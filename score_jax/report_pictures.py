@@ -25,6 +25,7 @@ def grid(
     count: int,
     columns: int = 5,
     tints: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
     """Small axes for images under a title: cells[row][example].
 
@@ -35,23 +36,28 @@ def grid(
       count: of examples.
       columns: examples in a line.
       tints: colours of the rows' names; (): muted.
+      heads: what stands above each column; () for nothing.
     """
     left, gap = 0.72, 0.06
     side = (WIDTH - left - 0.1) / columns - gap
     text = 0.2
     bands = -(-count // columns)
     band = len(rows) * (side + text) + 0.12
-    height = 0.56 + bands * band
+    head = 0.16 if heads else 0.0
+    height = 0.56 + head + bands * band
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
     figure.text(
         0.05 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold", color=tint
     )
     figure.text(0.05 / WIDTH, 1 - 0.32 / height, words, va="top", color=MUTED)
+    for column, words_above in enumerate(heads):
+        x = left + column * (side + gap) + side / 2
+        figure.text(x / WIDTH, 1 - 0.54 / height, words_above, va="top", ha="center", color=MUTED)
     cells = [[] for _ in rows]
     for example in range(count):
         x = left + (example % columns) * (side + gap)
         for row, name in enumerate(rows):
-            y = height - 0.58 - (example // columns) * band - row * (side + text) - side
+            y = height - 0.58 - head - (example // columns) * band - row * (side + text) - side
             axes = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
             axes.set_axis_off()
             cells[row].append(axes)
