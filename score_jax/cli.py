@@ -138,7 +138,7 @@ def _sweep_of(call: Call, folder: str = "") -> Any:
     """What the `sweep()` of the recipe of a call yields."""
     if not call.config:
         raise UsageError("--config=PATH is needed: the recipe whose sweep() is meant")
-    from score_jax.sweep import Sweep
+    from score_jax.sweep_settings import Sweep
 
     return Sweep(
         recipe=call.config,
@@ -181,12 +181,13 @@ def _train(call: Call) -> Any:
 
 
 def _sweep(call: Call) -> Any:
-    from score_jax import sweep
+    from score_jax import sweep, sweep_kinds
 
     stem = Path(call.config.partition(":")[0]).stem
+    whole = _sweep_of(call, call.workdir or f"runs/{stem}")
     settings = dataclasses.replace(
-        _sweep_of(call, call.workdir or f"runs/{stem}"),
-        num_examples=call.num_examples or sweep.EXAMPLES,
+        whole,
+        num_examples=call.num_examples or sweep_kinds.of(whole).num_examples,
         backend=call.backend,
     )
     if call.sweep_index >= 0:
@@ -275,7 +276,7 @@ JOBS = {
         _report,
     ),
     "sweep": Job(
-        "Train, export and attack every setting of a recipe's sweep(), and compare them.",
+        "Train, export and judge every setting of a recipe's sweep(), and compare them.",
         "score-jax sweep --config=configs/digits_methods.py --workdir=runs/methods",
         ("config", "workdir", "data_dir", "num_examples", "backend", "jobs", "sweep_index"),
         _sweep,

@@ -57,6 +57,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "radius": ("string", "", "Radius r of the balls; '': half the separation of the points."),
     "checkpoints": ("string", "all", "Steps to measure, comma separated; all, best, last."),
     "runs": ("list", [], "Run folders, or folders of them, comma separated."),
+    "measure": ("boolean", True, "Measure what is missing; --nomeasure names the commands."),
     "problem": ("toy|mixture|images", "toy", "What is known of the data: see the README."),
     "dimensions": ("positive", 2, "Of the mixture of Gaussians."),
     "surrogate": ("string", "", "Exported model taken for the truth p(y|x) of images."),

@@ -156,6 +156,11 @@ def load_sweep(path: str) -> list[Setting]:
     return settings
 
 
+def sweep_table(path: str) -> str:
+    """The `TABLE` of the recipe `PATH[:ARG]`: what its sweep measures; '' where it has none."""
+    return getattr(load_module(_split(path)[0]), "TABLE", "")
+
+
 def _setting(path: str, setting: str | Mapping[str, Any]) -> Setting:
     if isinstance(setting, str):
         file, arg = _split(path)

@@ -7,23 +7,19 @@ is free when it ends. The same command again goes on where each one stopped.
 import contextlib
 import logging
 import os
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_jax import config as config_module
 from score_jax import (
     control_groups,
     distributed_cluster,
     mesh,
     overrides,
+    sweep_kinds,
     sweep_stages,
-    sweep_table,
     workdir_lock,
 )
 from score_jax.config_rules_data import generated_sets
@@ -31,7 +27,7 @@ from score_jax.data import sources
 from score_jax.distributed_peers import RESTART
 from score_jax.overrides import Setting
 from score_jax.stopping import interrupted_by_sigterm
-from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
+from score_jax.sweep_settings import Sweep
 from score_jax.types import UserError
 
 LOGGER = logging.getLogger("score_jax")
@@ -40,87 +36,10 @@ SINGLE_THREADED = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "OMP_NUM_THREADS": "1",
 }
-EXAMPLES = 100  # Test images that AutoAttack sees, unless more are asked for.
 POLL = 0.2
 STARTS = 4  # Of a setting that asks to be started again.
 MOST_JOBS = 4  # Each takes a gigabyte of memory.
 PATIENCE = 120.0  # Seconds that a setting has to save when it is asked to stop.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What is run: the settings of a recipe, and how they are judged.
-
-    Attributes:
-      recipe: `PATH[:ARG]` with a `sweep()`.
-      workdir: each setting has its own folder in it.
-      overrides: `FIELD=VALUE`, applied to every setting before its own.
-      num_examples: test images that are attacked, the first ones; 0: all.
-      backend: of AutoAttack, see `official_autoattack.run`.
-    """
-
-    recipe: str
-    workdir: str
-    overrides: tuple[str, ...] = ()
-    data_dir: str = ""
-    num_examples: int = 0
-    backend: str = "bridge"
-
-    def settings(self) -> list[Setting]:
-        """In the order of the recipe."""
-        return overrides.load_sweep(self.recipe)
-
-    def setting(self, index: int) -> Setting:
-        """One of them.
-
-        Raises:
-          UserError: there are not so many.
-        """
-        settings = self.settings()
-        if not 0 <= index < len(settings):
-            raise UserError(
-                f"--sweep_index={index}: {self.recipe} has {len(settings)} settings, "
-                f"0 to {len(settings) - 1}"
-            )
-        return settings[index]
-
-    def folder(self, setting: Setting) -> Path:
-        """The run folder of a setting."""
-        return Path(self.workdir) / setting.name
-
-    def changes(self, setting: Setting) -> list[str]:
-        """All overrides of a setting, in order."""
-        data = [f"data.dir={self.data_dir}"] if self.data_dir else []
-        return [*data, *self.overrides, *setting.overrides]
-
-    def config(self, setting: Setting) -> Any:
-        """The config of a setting, checked."""
-        from score_jax import recipes
-
-        config = recipes.load(setting.recipe, self.changes(setting))
-        config_module.validate(config)
-        return config
-
-    def flags(self, setting: Setting) -> list[str]:
-        """The flags that `score-jax train` needs for a setting."""
-        words = [f"--config={setting.recipe}"]
-        words += [f"--data_dir={self.data_dir}"] if self.data_dir else []
-        words += [f"--config.{text}" for text in (*self.overrides, *setting.overrides)]
-        return [*words, f"--workdir={self.folder(setting)}"]
-
-    def train_commands(self) -> list[str]:
-        """One `score-jax train` command a setting."""
-        return [
-            shlex.join(["score-jax", "train", *self.flags(setting)]) for setting in self.settings()
-        ]
-
-    def command(self, index: int) -> list[str]:
-        """The command line of the process that runs one setting."""
-        words = [f"--config={self.recipe}", f"--workdir={self.workdir}", f"--sweep_index={index}"]
-        words += [f"--data_dir={self.data_dir}"] if self.data_dir else []
-        words += [f"--num_examples={self.num_examples}", f"--backend={self.backend}"]
-        words += [f"--config.{text}" for text in self.overrides]
-        return [sys.executable, "-m", "score_jax", "sweep", *words]
 
 
 def default_jobs() -> int:
@@ -132,7 +51,7 @@ def default_jobs() -> int:
 
 
 def run(sweep: Sweep, jobs: int = 0) -> str:
-    """Runs all settings and returns their table, also written as table.json and table.md.
+    """Runs all settings and returns their table, also written to files beside the runs.
 
     Args:
       jobs: how many settings run at a time; 0: `default_jobs`.
@@ -143,7 +62,7 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when every running setting has stopped.
     """
     _check_alone()
-    settings = sweep.settings()
+    settings, kind = sweep.settings(), sweep_kinds.of(sweep)
     _have_data([sweep.config(setting) for setting in settings])
     logs = Path(sweep.workdir) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -153,10 +72,9 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
         for number, (setting, code) in enumerate(children, 1):
             if code:
                 failures[setting.name] = _last_line(logs / f"{setting.name}.log")
-            row = sweep_table.row(setting, sweep.folder(setting), failures)
-            LOGGER.info("[%d/%d] %s", number, len(settings), sweep_table.line(row))
-    rows = [sweep_table.row(each, sweep.folder(each), failures) for each in settings]
-    table = sweep_table.write(Path(sweep.workdir), sweep.recipe, rows)
+            told = kind.tell(sweep, setting, failures)
+            LOGGER.info("[%d/%d] %s", number, len(settings), told)
+    table = kind.write(sweep, failures)
     if failures:
         print(table)
         raise UserError(
@@ -194,24 +112,18 @@ def _have_data(configs: Sequence[Any]) -> None:
 
 def run_setting(sweep: Sweep, index: int) -> str:
     """Runs the stages of one setting that are not done, in this process; returns its folder."""
-    from score_jax import evaluate, export, official_autoattack, train
+    from score_jax import export, train
 
     _check_alone()
-    setting = sweep.setting(index)
+    setting, kind = sweep.setting(index), sweep_kinds.of(sweep)
     folder, config = sweep.folder(setting), sweep.config(setting)
-    judge = dict(data_dir=sweep.data_dir, num_examples=sweep.num_examples)
     folder.mkdir(parents=True, exist_ok=True)
     with interrupted_by_sigterm(), workdir_lock.held(folder):
         if not sweep_stages.is_trained(folder, config):
             train.train(config, str(folder))
-        if not sweep_stages.is_exported(folder):
-            export.export(str(folder))
-        if not sweep_stages.is_judged(folder, PGD, config, sweep.num_examples):
-            evaluate.evaluate(str(folder), **judge, steps=PGD_STEPS, eps_curve=False, name=PGD)
-        if not sweep_stages.is_judged(folder, AUTOATTACK, config, sweep.num_examples):
-            official_autoattack.run(
-                str(folder), **judge, backend=sweep.backend, name=AUTOATTACK, set_aside_other=True
-            )
+        if not sweep_stages.is_exported(folder, kind.checkpoint):
+            export.export(str(folder), checkpoint=kind.checkpoint)
+        kind.judge(sweep, setting)
     return str(folder)
 
 

@@ -22,11 +22,13 @@ def is_trained(folder: Path, config: Any) -> bool:
     return history[-1].get("outcome") == "finished"
 
 
-def is_exported(folder: Path) -> bool:
-    """Whether the weights of the run in a folder are exported, after its last step."""
+def is_exported(folder: Path, checkpoint: str) -> bool:
+    """Whether that checkpoint of the run in a folder is exported, after its last step."""
     place = workdir.Workdir(folder)
     spec = place.export / "model.json"
-    return spec.exists() and spec.stat().st_mtime >= place.metrics.stat().st_mtime
+    if not spec.exists() or spec.stat().st_mtime < place.metrics.stat().st_mtime:
+        return False
+    return _read(spec).get("checkpoint") == checkpoint
 
 
 def is_judged(folder: Path, name: str, config: Any, num_examples: int) -> bool:

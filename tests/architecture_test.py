@@ -50,11 +50,13 @@ NEIGHBOURS = {
     "evaluate": {"export"},
     "prepare": {"dataset"},
     "compare": {"interop", "official_autoattack", "report", "torch_models"},
-    "analysis": {"export", "report"},
+    "analysis": {"evaluate", "export", "report"},
     "report": {"export"},
     "submit": {"interop", "torch_models"},
     "trust": {"report"},
-    "sweep": {"evaluate", "export", "official_autoattack", "prepare", "report", "train"},
+    "sweep": {
+        "analysis", "evaluate", "export", "official_autoattack", "prepare", "report", "train",
+    },
     "__main__": {"cli"},
 }
 # Library: the modules under score_jax that may import it.

@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 
 from score_jax import config as config_module
-from score_jax import evaluate, export, mesh, official_autoattack, prepare, sweep, train
+from score_jax import (
+    evaluate,
+    export,
+    mesh,
+    official_autoattack,
+    prepare,
+    sweep,
+    sweep_table,
+    train,
+)
 from score_jax.data import sources
-from score_jax.sweep import Sweep
+from score_jax.sweep_settings import Sweep
 from score_jax.types import UserError
 from score_jax.workdir import Workdir, open_workdir
 
@@ -193,11 +202,12 @@ def stages(monkeypatch):
         place.record(model_passes=17)
         place.stop("finished")
 
-    def exported(folder):
+    def exported(folder, checkpoint):
         calls.append("export")
         export = Workdir(Path(folder)).export
         export.mkdir(exist_ok=True)
-        (export / "model.json").write_text(json.dumps({"sha256": {"model.safetensors": SHA}}))
+        facts = {"sha256": {"model.safetensors": SHA}, "checkpoint": checkpoint}
+        (export / "model.json").write_text(json.dumps(facts))
 
     def judged(folder, *, num_examples, name, **options):
         calls.append((name, num_examples))
@@ -233,6 +243,8 @@ def test_only_what_is_not_done_is_done(stages, tmp_path):
     os.utime(folder / "metrics.jsonl", (time.time() + 9,) * 2)
     assert run()[1] == ["export"]
     os.utime(folder / "metrics.jsonl", (0, 0))
+    export.export(str(folder), checkpoint="last")
+    assert run()[1] == ["export"]
     Workdir(folder).stop("stopped")
     assert run()[1] == ["train", "export"]
     # Another config in the same folder is for the training to refuse.
@@ -245,8 +257,8 @@ def test_the_table_has_what_was_found(stages, children, tmp_path):
     settings = whole.settings()
     sweep.run_setting(whole, 0)
     sweep.run_setting(whole, 11)
-    rows = [sweep.sweep_table.row(each, whole.folder(each), {}) for each in settings]
-    table = sweep.sweep_table.write(tmp_path, METHODS, rows).splitlines()
+    rows = [sweep_table.row(each, whole.folder(each), {}) for each in settings]
+    table = sweep_table.write(tmp_path, METHODS, rows).splitlines()
     assert table[2].split() == ["natural", "90.0%", "75.0%", "50.0%", "25.0%", "17", "0"]
     assert table[3].split() == ["at", *["-"] * 6]
     assert table[13].split()[0] == "gair-trades"
@@ -270,7 +282,7 @@ def test_a_setting_is_really_trained_and_judged(tmp_path):
     )  # fmt: skip
     folder = Path(sweep.run_setting(whole, 0))
     setting = whole.setting(0)
-    row = sweep.sweep_table.row(setting, folder, {})
+    row = sweep_table.row(setting, folder, {})
     assert row["num_examples"] == 4 and row["passes"] == 3 and row["seconds"] is not None
     assert (
         0 <= row["autoattack"] <= row["clean"] <= 1 and row["gap"] == row["pgd"] - row["autoattack"]

@@ -44,6 +44,10 @@ ANALYSES = {
             "batch_size", "seed",
         ),
     ),
+    "table": Analysis(
+        "Which runs are accurate, robust, smooth, and how large are their gaps?",
+        ("runs", "measure", "data_dir", "num_examples", "eps", "batch_size", "seed"),
+    ),
     "toy": Analysis(
         "What do SCORE and others learn where the truth is known?",
         ("show", "demo", "divergence", "train_steps", "seed", "num_examples"),

@@ -1,0 +1,35 @@
+"""`score-jax analyze table`: the seeds' columns for any set of runs, measured alike."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from score_jax.analysis import jobs, table, table_tasks, table_words
+from score_jax.analysis.finding import Finding
+from score_jax.analysis.table import Protocol
+from score_jax.command_line import Call, UsageError
+from score_jax.command_line_run import radius_of
+from score_jax.workdir import write_text_atomic
+
+
+def run(call: Call) -> Iterator[Finding]:
+    """One line a run; what is missing is measured first, unless that is not wanted."""
+    folders = [*([call.workdir] if call.workdir else []), *call.runs]
+    if not folders:
+        raise UsageError("--runs=DIR,DIR is needed: folders of runs, or folders that hold them")
+    protocol = Protocol(
+        num_examples=call.num_examples, eps=radius_of(call, "", "linf"), data_dir=call.data_dir,
+        seed=call.seed, batch_size=call.batch_size,
+    )  # fmt: skip
+    runs = table.read(folders)
+    if call.measure:
+        table_tasks.measure(runs, protocol)
+    yield found(folders, protocol, jobs.folder_of(call))
+
+
+def found(folders: Sequence[str | Path], protocol: Protocol, out: Path) -> Finding:
+    """The finding about the runs of some folders, as they are; also writes its table.md."""
+    rows = [table.row(run, protocol) for run in table.read(folders)]
+    finding = table_words.finding(rows, protocol)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(out / f"{finding.name}.md", table_words.markdown(finding.table))
+    return finding

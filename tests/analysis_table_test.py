@@ -1,0 +1,277 @@
+"""The table of several runs: what counts as measured, what is measured, and what it says."""
+
+import json
+
+import pytest
+
+from score_jax import cli, evaluate, recipes, report_table, sweep_kinds
+from score_jax import config as config_module
+from score_jax.analysis import finding, lipschitz_job, table, table_tasks, table_words
+from score_jax.analysis.finding import Finding
+from score_jax.analysis.table import Protocol
+from score_jax.sweep_settings import Sweep
+from score_jax.types import UserError
+
+TRAIN, TEST = 1310, 359  # Images of digits, 128 of the training split being for validation.
+RECIPE = "configs/digits_yang.py"
+USUAL = Protocol()
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+
+
+def make_run(folder, arg, *, checkpoint="last", is_exported=True):
+    """The files of a run of the recipe, which nothing was measured of."""
+    config = recipes.load(f"{RECIPE}:{arg}", [])
+    write(folder / "config.json", config_module.to_dict(config))
+    write(folder / "run.json", {})
+    if is_exported:
+        spec = {"sha256": {"model.safetensors": sha(folder)}, "checkpoint": checkpoint}
+        write(folder / "export" / "model.json", spec)
+    return folder
+
+
+def sha(folder):
+    return (folder.name.encode().hex() * 64)[:64]
+
+
+def add_evaluation(folder, split, clean, attacked, name="", **changes):
+    attacks = [{"name": "pgd10-cross_entropy", "accuracy": attacked}]
+    attacks.append({"name": "pgd10-margin", "accuracy": attacked / 2})
+    facts = dict(
+        attack="pgd10", official=False, restarts=1, norm="linf", dataset="digits", split=split,
+        num_examples=TRAIN if split == "train" else TEST, eps={"value": 0.2, "written": "0.2"},
+        step_size=0.04, clean_accuracy=clean, robust_accuracy=attacked / 2, attacks=attacks,
+        model_sha256=sha(folder),
+    )  # fmt: skip
+    write(folder / "eval" / (name or f"pgd10-{split}") / "result.json", facts | changes)
+
+
+def lipschitz(folder, official, ascent, **changes):
+    told = {
+        split: dict(num_examples=count, official=official / factor, ascent=ascent / factor)
+        for split, count, factor in (("train", TRAIN, 2), ("test", TEST, 1))
+    }
+    facts = dict(eps=0.2, model_sha256=sha(folder), splits=told) | changes
+    return Finding(name="lipschitz", title="Lipschitz", summary=["."], facts=facts)
+
+
+def measured(folder, arg, values):
+    """A run that everything was measured of: train, test, adv train, adv test, Lipschitz."""
+    make_run(folder, arg)
+    train, test, adv_train, adv_test, slope = values
+    add_evaluation(folder, "train", train, adv_train)
+    add_evaluation(folder, "test", test, adv_test)
+    finding.write(folder / "analysis", "lipschitz", lipschitz(folder, slope, 9 * slope), 1.0)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Four runs like those of the paper."""
+    whole = tmp_path / "runs"
+    measured(whole / "method=natural", "method=natural", (1, 0.9, 0, 0, 12))
+    measured(whole / "method=at", "method=at", (1, 0.9, 0.9, 0.6, 3))
+    measured(whole / "method=trades", "method=trades", (0.99, 0.92, 0.8, 0.7, 1))
+    dropping = (0.98, 0.93, 0.76, 0.72, 0.5)
+    measured(whole / "method=trades,dropout", "method=trades,dropout", dropping)
+    return whole
+
+
+def one(folder, protocol=None):
+    protocol = protocol or Protocol()
+    (run,) = table.read([folder])
+    return table.row(run, protocol), table_tasks.missing(run, protocol)
+
+
+def test_the_columns_of_a_run(runs):
+    row, missing = one(runs / "method=at")
+    assert not missing and row.counts == {"train": TRAIN, "test": TEST}
+    assert row.values == pytest.approx({
+        "train": 100, "test": 90, "adv train": 90, "adv test": 60, "gap": 10, "adv gap": 30,
+        "test Lipschitz": 3, "train Lipschitz": 1.5, "ascent": 27,
+    })  # fmt: skip
+    assert table.columns() == report_table.tables()["yang"].columns
+    assert set(table.columns()) <= row.values.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_examples": 100},
+        {"step_size": 0.05},
+        {"step_size": None},
+        {"eps": {"value": 0.1, "written": "0.1"}},
+        {"attack": "pgd20"},
+        {"restarts": 2},
+        {"norm": "l2"},
+        {"dataset": "mnist"},
+        {"model_sha256": "0"},
+    ],
+)
+def test_what_was_measured_otherwise_does_not_count(runs, change):
+    folder = runs / "method=at"
+    add_evaluation(folder, "test", 0.5, 0.5, **change)
+    row, missing = one(folder)
+    assert row.values["test"] is None and row.values["gap"] is None
+    assert row.values["train"] == 100
+    (task,) = missing
+    assert task.command == (
+        f"score-jax evaluate --workdir={folder} --num_examples=359 --eps=0.2 --steps=10 "
+        "--step_size=0.04 --noeps_curve --name=pgd10-table"
+    )
+
+
+@pytest.mark.parametrize("change", [{"eps": 0.1}, {"model_sha256": "0"}, {"splits": {}}])
+def test_another_lipschitz_constant_does_not_count(runs, change):
+    folder = runs / "method=at"
+    finding.write(folder / "analysis", "lipschitz", lipschitz(folder, 3, 9, **change), 1.0)
+    row, (task,) = one(folder)
+    assert "test Lipschitz" not in row.values
+    assert task.command == f"score-jax analyze lipschitz --workdir={folder}"
+
+
+def test_another_number_of_images_or_radius_is_measured_anew(runs):
+    row, missing = one(runs / "method=at", Protocol(num_examples=400, eps=0.1))
+    assert row.counts == {"train": 400, "test": TEST} and row.values["train"] is None
+    words = [task.command.split()[3:] for task in missing]
+    assert "--split=train" in words[0] and "--num_examples=400" in words[0]
+    assert "--num_examples=359" in words[1] and "--step_size=0.02" in words[1]
+    assert words[2] == [f"--workdir={runs / 'method=at'}", "--num_examples=400", "--eps=0.1"]
+
+
+def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "at", "method=at")
+    add_evaluation(folder, "train", 1, 0.9)
+    add_evaluation(folder, "test", 0.5, 0.5, name="pgd10-table", num_examples=7)
+    calls = []
+
+    def evaluated(workdir, *, name, split, num_examples, **options):
+        calls.append((workdir, name, split, num_examples, options["step_size"]))
+        add_evaluation(folder, split, 0.9, 0.6, name=name, num_examples=num_examples)
+
+    def searched(path, **options):
+        calls.append((path, options))
+        return lipschitz(folder, 3, 27)
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
+    monkeypatch.setattr(lipschitz_job, "measure", searched)
+    for _ in range(2):
+        table_tasks.measure(table.read([folder]), Protocol(seed=5))
+    assert calls == [
+        (str(folder), "pgd10-table-2", "test", TEST, 0.04),
+        (str(folder / "export"), dict(data_dir="", num_examples=0, seed=5, batch_size=500)),
+    ]
+    row, missing = one(folder)
+    assert not missing and row.values["gap"] == pytest.approx(10)
+
+
+def test_without_a_linf_radius_there_is_no_lipschitz_constant(tmp_path):
+    folder = make_run(tmp_path / "l2", "method=at")
+    config = json.loads((folder / "config.json").read_text()) | {"norm": "l2"}
+    write(folder / "config.json", config)
+    _, missing = one(folder)
+    assert [task.command.split()[1] for task in missing] == ["evaluate", "evaluate"]
+
+
+def test_what_the_table_says(runs):
+    found = table_words.finding([table.row(run, USUAL) for run in table.read([runs])], USUAL)
+    head, at, natural, trades, dropping = found.table
+    assert head[1:] == [*table.columns(), "train Lipschitz", "ascent"]
+    assert natural == [
+        "natural",
+        "100.00",
+        "90.00",
+        "0.00",
+        "12.00",
+        "10.00",
+        "0.00",
+        "6.00",
+        "108.00",
+    ]
+    assert [at[0], trades[0], dropping[0]] == ["at", "trades", "trades,dropout"]
+    text = " ".join(found.summary)
+    assert "on 1310 training and 359 test images" in text and "eps 0.2" in text
+    assert "The smoothest is trades,dropout (0.50), the steepest natural (12.00)." in text
+    assert "-1.00 over 4 runs: the smoother, the more robust" in text
+    assert found.facts["dropout"] == pytest.approx(
+        {"pairs": 1, "test": 1, "adv test": 2, "test Lipschitz": -0.5, "gap": -2, "adv gap": -6}
+    )
+    assert "on average over 1 pair of runs: test +1.00, adv test +2.00" in text
+    assert "Not measured" not in text and "several" not in text
+
+
+def test_what_makes_rows_unlike_is_said(runs):
+    make_run(runs / "method=gr", "method=gr", checkpoint="best")
+    write(runs / "method=at" / "config.json", config_module.to_dict(
+        recipes.load(f"{RECIPE}:method=at", ["eps=0.1"])
+    ))  # fmt: skip
+    make_run(runs / "method=llr", "method=llr", is_exported=False)
+    rows = [table.row(run, USUAL) for run in table.read([runs])]
+    found = table_words.finding(rows, USUAL)
+    text = " ".join(found.summary)
+    assert "several radii" in text and "which the published numbers are of: gr (" in text
+    assert (
+        f"Not measured yet: score-jax export --workdir={runs}/method=llr --checkpoint=last" in text
+    )
+    assert found.facts["rank_correlation"] is None
+    assert len(found.facts["commands"]) == 1 + 3 + 3
+
+
+def test_from_the_command_line_to_the_files(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    assert cli.main(["analyze", "table", f"--runs={runs}", f"--out={out}", "--nomeasure"]) == 0
+    told = capsys.readouterr().out
+    assert "natural" in told and str(out / "table.json") in told
+    facts = json.loads((out / "table.json").read_text())
+    assert [run["test Lipschitz"] for run in facts["runs"]] == [3, 12, 1, 0.5]
+    assert facts["rank_correlation"] == pytest.approx(-1)
+    lines = (out / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| run | train | test |") and len(lines) == 2 + 4
+    for name in ("lipschitz", "gaps"):
+        assert (out / f"table_{name}.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--runs=DIR,DIR is needed"),
+        (["--runs=nowhere"], "--runs=nowhere: no run there or below it"),
+        (["--runs=a", "--eps=8"], "--eps=8"),
+        (["--runs=a", "--steps=3"], "--steps is not for `analyze table`"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(arguments, message, capsys):
+    assert cli.main(["analyze", "table", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and not out
+
+
+def test_a_sweep_of_the_recipe_ends_with_this_table(runs, monkeypatch):
+    sweep = Sweep(recipe=RECIPE, workdir=str(runs))
+    settings = sweep.settings()
+    assert len(settings) == 16 and sum(",dropout" in setting.name for setting in settings) == 8
+    kind = sweep_kinds.of(sweep)
+    assert (kind.checkpoint, kind.num_examples) == ("last", 0)
+    told = kind.tell(sweep, settings[0], {})
+    assert told.startswith(
+        "method=natural: train 100.00, test 90.00, adv test 0.00, test Lipschitz"
+    )
+    failures = {"method=gr": "no space"}
+    assert kind.tell(sweep, settings[1], failures) == "method=gr failed: no space"
+    text = kind.write(sweep, failures)
+    assert "natural" in text and text.endswith("method=gr failed: no space")
+    assert len((runs / "table.md").read_text().splitlines()) == 2 + 2  # natural and at.
+    assert kind.write(Sweep(recipe=RECIPE, workdir=str(runs / "none")), failures) == (
+        "method=gr failed: no space"
+    )
+
+
+def test_an_unknown_table_of_a_recipe_is_told(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text("TABLE = 'yong'\ndef sweep():\n    yield ''\n")
+    with pytest.raises(UserError, match="unknown TABLE of .* 'yong'; known: score, yang; did"):
+        sweep_kinds.of(Sweep(recipe=str(path), workdir=str(tmp_path)))
