@@ -47,7 +47,7 @@ def kappa(subject: Subject) -> Finding:
     subject = subject.on("train")
     run = report_run.read(subject.workdir, subject.data_dir) if subject.workdir else None
     epochs, means = run.series(METRIC) if run else ([], [])
-    counted = _over_training(subject, run.metrics[-1] if run and run.metrics else {})
+    counted = over_training(subject, run.metrics[-1] if run and run.metrics else {})
     own = next(one for one in counted if one.is_exported)
     num_steps = subject.steps
     shares = [share_of_each(one.kappa, num_steps) for one in counted]
@@ -144,7 +144,7 @@ def class_name(subject: Subject, label: int) -> str:
     return subject.class_names[label] if label < len(subject.class_names) else f"class {label}"
 
 
-def _over_training(subject: Subject, line: Mapping[str, float]) -> list[Counted]:
+def over_training(subject: Subject, line: Mapping[str, float]) -> list[Counted]:
     """κ at each kept checkpoint and of the exported model, in the order of steps.
 
     Args:
