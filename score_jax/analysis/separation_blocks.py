@@ -22,6 +22,8 @@ TILE = 128  # References of one class.
 UNROLL = 8
 # Pairs at once: their running distances stay in a core's cache, or keep an accelerator busy.
 CPU_BLOCK, OTHER_BLOCK = (512, 512), (4096, 8192)
+# Features whose sum of differences stays in 16 bits, and of products below 2^23.
+MAX_DIFFERENCES, MAX_PRODUCTS = 256, 512
 # Larger orders leave float32, or vanish in it, unless the largest difference is taken out.
 LARGEST_PLAIN_P = 8
 
@@ -109,9 +111,10 @@ def _powers(queries: Array, references: Array, p: float) -> Array:
     if p == math.inf:
         largest = _accumulate(queries, references, jnp.maximum, lambda x: x, kind)
         return largest.astype(jnp.int16) if kind == jnp.uint8 else largest
-    held = kind
-    if kind == jnp.uint8:
-        held = jnp.int32 if is_exact(np.uint8, len(queries), p) else jnp.float32
+    if is_exact(kind, len(queries), p):
+        of, size = (_differences, MAX_DIFFERENCES) if p == 1 else (_squares, MAX_PRODUCTS)
+        return _over_chunks(queries, references, size, of)
+    held = jnp.float32 if kind == jnp.uint8 else kind
 
     def total(power):
         return _accumulate(queries, references, jnp.add, lambda x: power(x.astype(held)), held)
@@ -119,14 +122,52 @@ def _powers(queries: Array, references: Array, p: float) -> Array:
     if p == 1:
         return total(lambda x: x)
     if p == 2:
-        squares = total(lambda x: x * x)
-        return squares if held == jnp.int32 else jnp.sqrt(squares)
-    order = int(p) if p == int(p) else p
+        return jnp.sqrt(total(lambda x: x * x))
+
+    def power(x: Array) -> Array:
+        # The library's power takes thirty times as long; distances are computed again anyway.
+        return x ** int(p) if p == int(p) else jnp.exp(p * jnp.log(x))
+
     if p <= LARGEST_PLAIN_P:
-        return total(lambda x: x**order) ** (1 / p)
+        return total(power) ** (1 / p)
     largest = _accumulate(queries, references, jnp.maximum, lambda x: x, kind).astype(held)
     scale = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-    return largest * total(lambda x: (x / scale) ** order) ** (1 / p)
+    return largest * total(lambda x: power(x / scale)) ** (1 / p)
+
+
+def _over_chunks(queries: Array, references: Array, size: int, of: Any) -> Array:
+    """Sums `of` chunks of at most `size` features, in int32."""
+    size = min(size, len(queries))
+    count = -(-len(queries) // size)
+
+    def chunked(examples: Array) -> Array:
+        # Features that all have in common add nothing.
+        filled = jnp.pad(examples, ((0, count * size - len(examples)), (0, 0)))
+        return filled.reshape(count, size, -1)
+
+    query_chunks, reference_chunks = chunked(queries), chunked(references)
+
+    def add(index, sums):
+        return sums + of(query_chunks[index], reference_chunks[index]).astype(jnp.int32)
+
+    start = jnp.zeros((references.shape[1], queries.shape[1]), jnp.int32)
+    return jax.lax.fori_loop(0, count, add, start)
+
+
+def _differences(queries: Array, references: Array) -> Array:
+    """Sums of absolute differences of uint8, in 16 bits: twice as fast as in 32."""
+    return _accumulate(queries, references, jnp.add, lambda x: x.astype(jnp.uint16), jnp.uint16)
+
+
+def _squares(queries: Array, references: Array) -> Array:
+    """Sums of squared differences of uint8 by a product of matrices, ten times as fast as a loop.
+
+    Every number in it is an integer below 2^24, so that float32 adds without rounding.
+    """
+    query, reference = (side.astype(jnp.float32) - 128 for side in (queries, references))
+    products = jnp.einsum("fr,fq->rq", reference, query, precision="highest")
+    squares = (reference**2).sum(0)[:, None] + (query**2).sum(0)[None]
+    return squares.astype(jnp.int32) - 2 * products.astype(jnp.int32)
 
 
 def _accumulate(queries: Array, references: Array, join: Any, of: Any, dtype: Any) -> Array:

@@ -2,11 +2,12 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from score_jax.analysis.separation_pass import Points
 from score_jax.analysis.separation_words import SIDES, Measured, distinct, norm_name
 from score_jax.report_pictures import gain, grid, show
-from score_jax.report_style import COLORS, INK, MUTED, panel, percent_axis
+from score_jax.report_style import COLORS, INK, MUTED, panel
 
 NUM_BINS = 60
 NUM_SHOWN = 10  # Pairs.
@@ -22,7 +23,9 @@ def histogram(measured: Measured) -> Figure:
         for side, compared in measured.compared.items()
     }
     figure, axes = panel(
-        "How far is the nearest image of another class?", {**names, "┄ random labels": MUTED}
+        "How far is the nearest image of another class?",
+        {**names, "┄ random labels": MUTED},
+        left=0.62,
     )
     values = np.concatenate(
         [
@@ -42,8 +45,12 @@ def histogram(measured: Measured) -> Figure:
                 counts / len(of.distances), edges, color=shown[side], linestyle=style,
                 linewidth=1.6 if style == "-" else 1.0,
             )  # fmt: skip
+    # Logarithmic: a separation hangs on the few nearest images.
+    axes.set_yscale("log")
+    axes.set_ylim(0.7 / max(len(of.nearest.distances) for of in measured.compared.values()), 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes.minorticks_off()
     axes.set_xlim(0, edges[-1])
-    axes.set_ylim(0)
     if measured.eps:
         axes.axvline(2 * measured.eps, color=INK, linewidth=0.9)
         axes.annotate(
@@ -51,7 +58,7 @@ def histogram(measured: Measured) -> Figure:
             xytext=(4, -1), textcoords="offset points", va="top", color=INK,
         )  # fmt: skip
     axes.set_xlabel(f"{norm_name(measured.p)} distance ({UNIT})", loc="left")
-    percent_axis(axes.yaxis)
+    axes.set_ylabel("images")
     axes.grid(False, axis="x")
     return figure
 
