@@ -103,7 +103,7 @@ def test_adversarial_accuracy_is_that_of_pgd_with_cross_entropy(tmp_path):
         "99.84", "83.51", "88.12", "43.51", "50.00", "26.23", "16.33", "49.94",
         "cifar10_yang.py:method=at",
     ]  # fmt: skip
-    found = dict(split="test", official=12.5, ascent=30.0, model_sha256=SHA)
+    found = dict(splits={"test": dict(official=12.5, ascent=30.0)}, model_sha256=SHA)
     write(folder / "analysis" / "lipschitz.json", found)
     assert "12.50" in report_table.compare("yang", tmp_path)
     write(folder / "analysis" / "lipschitz.json", found | {"model_sha256": "0"})

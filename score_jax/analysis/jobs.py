@@ -34,8 +34,13 @@ ANALYSES = {
     "lipschitz": Analysis(
         "How fast do the logits of a model change near images?",
         (
-            "artifact", "data_dir", "split", "eps", "steps", "batch_size", "seed", "num_examples",
+            "artifact", "data_dir", "split", "eps", "steps", "restarts", "batch_size", "seed",
+            "num_examples",
         ),
+    ),
+    "theorem": Analysis(
+        "Is there a smooth classifier that is right all around the training images?",
+        ("data", "data_dir", "norm", "p", "radius", "outliers", "probes", "seed", "num_examples"),
     ),
     "gaps": Analysis(
         "How much better is a run on training images, and does it overfit to the attack?",

@@ -1,21 +1,78 @@
 """`score-jax analyze lipschitz`: how fast the logits of a model change near images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from score_jax import artifact as artifacts
-from score_jax.analysis import lipschitz
-from score_jax.analysis.finding import Finding
+from score_jax.analysis import lipschitz, subject
+from score_jax.analysis.finding import Finding, Picture
+from score_jax.analysis.lipschitz_tangent import EXACT_CLASSES, tangent_slope
+from score_jax.analysis.subject import Subject
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import artifact_of, radius_of
 from score_jax.data import sources
 
+SPLITS = ("train", "test")
+QUANTILES = (0.1, 0.5, 0.9, 1.0)
+NOTE = (
+    "official: the released estimator, behind the published numbers, which descends: no maximum. "
+    "ascent: the steepest change that a search found within eps. gradient: the steepest change in "
+    "the limit at the image itself, {exactly}. The latter two never exceed the true constant."
+)
+
 
 def run(call: Call) -> Iterator[Finding]:
-    """The released estimate and the corrected one."""
+    """The released estimate, the corrected one, and the slope at the images themselves."""
     path = artifact_of(call)
     if call.steps < -1:
         raise UsageError(f"--steps={call.steps} is no walk; give 0 or more")
-    eps = radius_of(call, path, "linf")
+    if call.restarts < -1 or call.restarts == 0:
+        raise UsageError(f"--restarts={call.restarts} is no search; give 1 or more")
+    yield measure(
+        path,
+        splits=(call.split,) if call.values["split"].present else SPLITS,
+        data_dir=call.data_dir,
+        num_examples=call.num_examples,
+        eps=radius_of(call, path, "linf"),
+        steps=None if call.steps == -1 else call.steps,
+        restarts=lipschitz.RESTARTS if call.restarts == -1 else call.restarts,
+        batch_size=call.batch_size,
+        seed=call.seed,
+    )
+
+
+def measure(
+    path: str,
+    *,
+    splits: Sequence[str] = SPLITS,
+    data_dir: str = "",
+    num_examples: int = 0,
+    eps: float | None = None,
+    steps: int | None = None,
+    restarts: int = lipschitz.RESTARTS,
+    batch_size: int = 500,
+    seed: int = 0,
+) -> Finding:
+    """The finding 'lipschitz' of an exported model.
+
+    Args:
+      path: of the artifact.
+      splits: of 'train', the images that were trained on, and 'test'.
+      data_dir: where datasets lie.
+      num_examples: the first so many of each split; 0: all.
+      eps: L∞ radius, pixel units; None: the model's own.
+      steps: of the walks; None: 10 as released, and as many as are usual of the search.
+      restarts: of the search.
+
+    Raises:
+      UsageError: eps is needed, since the model's own radius is of another norm.
+      UserError: a model or dataset that cannot be read, or do not fit each other.
+    """
     artifact = artifacts.load(path)
     spec = artifact.spec
     if eps is None and spec["norm"] != "linf":
@@ -24,36 +81,126 @@ def run(call: Call) -> Iterator[Finding]:
             f"own radius {spec['eps']:g} is of norm {spec['norm']}"
         )
     eps = float(spec["eps"] if eps is None else eps)
-    read = {"test": sources.test_split, "train": sources.train_split}[call.split]
-    data = read(spec["dataset"], call.data_dir)
-    steps = lipschitz.NUM_STEPS if call.steps == -1 else call.steps
-    images = data.images[: call.num_examples or len(data)]
-    means = {
-        lip_sign: lipschitz.average(
-            artifact, images, eps=eps, lip_sign=lip_sign, steps=steps, seed=call.seed,
-            batch_size=call.batch_size,
-        )
-        for lip_sign in lipschitz.LIP_SIGNS
+    given = {
+        "name": Path(path).name, "workdir": None, "artifact": artifact, "norm": "linf", "eps": eps,
+        "class_names": sources.class_names(spec["dataset"], data_dir), "seed": seed,
+        "steps": lipschitz.SEARCH_STEPS if steps is None else steps, "step_size": 0.0,
+        "batch_size": batch_size, "data_dir": data_dir, "num_examples": num_examples,
     }  # fmt: skip
-    note = (
-        "official descends the ratio, as the code behind the published numbers did; "
-        "ascent is an estimate of the maximum that was meant, from below"
-    )
-    yield Finding(
+    subjects = {
+        split: Subject(
+            split=split, **given, **subject.read(artifact, split, data_dir, num_examples)
+        )
+        for split in splits
+    }
+    walk = lipschitz.NUM_STEPS if steps is None else steps
+    found = {split: estimates(of, walk, restarts) for split, of in subjects.items()}
+    return _finding(subjects, found, walk, restarts)
+
+
+def estimates(of: Subject, walk: int, restarts: int) -> dict[str, np.ndarray]:
+    """'official', 'ascent' and 'gradient' -> f32[n], one an image.
+
+    Args:
+      walk: steps of the released estimator; those of the search are the subject's.
+    """
+
+    def compute(logits_fn, keys, images, labels):
+        del labels
+        noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+        official = lipschitz.local_lipschitz(
+            logits_fn, jax.random.key(0), images, eps=of.eps, steps=walk, noise=noise
+        )
+        gradient, corners = tangent_slope(logits_fn, keys, images)
+        searched = lipschitz.steepest(
+            logits_fn, keys, images, corners, eps=of.eps, steps=of.steps, restarts=restarts
+        )
+        # The limit at the image itself is a slope of the ball too.
+        return {
+            "official": official,
+            "ascent": jnp.maximum(searched, gradient),
+            "gradient": gradient,
+        }
+
+    return subject.per_example(of, compute, f"{of.split}: images searched around")
+
+
+def _finding(
+    subjects: dict[str, Subject],
+    found: dict[str, dict[str, np.ndarray]],
+    walk: int,
+    restarts: int,
+) -> Finding:
+    some = next(iter(subjects.values()))
+    num_classes = some.artifact.spec["model"]["num_classes"]
+    told = {split: _told(values, len(subjects[split].images)) for split, values in found.items()}
+    note = NOTE.format(exactly="exactly" if num_classes <= EXACT_CLASSES else "nearly")
+
+    def draw():
+        from score_jax.analysis import lipschitz_plots
+
+        return lipschitz_plots.distributions(found, some.eps)
+
+    return Finding(
         name="lipschitz",
-        title="Local Lipschitz constant",
-        summary=[f"official {means['official']:.3f}, ascent {means['ascent']:.3f}.", note],
+        title=f"Local Lipschitz constant, L∞ eps {some.eps:.4g}",
+        summary=[*(_sentence(split, told[split]) for split in reversed(told)), note],
         facts={
-            "dataset": data.name,
-            "split": call.split,
-            "num_examples": len(images),
-            "eps": eps,
-            "steps": steps,
-            "step_size": lipschitz.STEP_SIZE,
-            "seed": call.seed,
-            **means,
+            "dataset": some.artifact.spec["dataset"],
+            "norm": "linf",
+            "eps": some.eps,
+            "seed": some.seed,
+            "official_steps": walk,
+            "official_step_size": lipschitz.STEP_SIZE,
+            "steps": some.steps,
+            "restarts": restarts,
+            "gradient_is_exact": num_classes <= EXACT_CLASSES,
+            "splits": told,
             "note": note,
-            "model_sha256": spec["sha256"]["model.safetensors"],
-            "data_sha256": data.fingerprint,
+            "model_sha256": some.artifact.spec["sha256"][artifacts.WEIGHTS],
+            "data_sha256": {split: of.data_sha256 for split, of in subjects.items()},
+        },
+        table=_table(told),
+        pictures={
+            "distributions": Picture(
+                "Around how many images the logits change how fast: each image's local Lipschitz "
+                "constant as released (descending), by ascent, and of the gradient.",
+                draw,
+            )
+        },
+        arrays={
+            f"{split}_{name}": values for split, of in found.items() for name, values in of.items()
         },
     )
+
+
+def _told(values: dict[str, np.ndarray], count: int) -> dict[str, Any]:
+    """Means and quantiles, in float64."""
+    wide = {name: of.astype(np.float64) for name, of in values.items()}
+    return {
+        "num_examples": count,
+        **{name: float(of.mean()) for name, of in wide.items()},
+        "quantiles": {
+            name: {f"{q:g}": float(np.quantile(of, q)) for q in QUANTILES}
+            for name, of in wide.items()
+        },
+    }
+
+
+def _sentence(split: str, told: dict[str, Any]) -> str:
+    times = f", {told['ascent'] / told['official']:.0f} times that" if told["official"] else ""
+    return (
+        f"Around {told['num_examples']} {split} images the mean is {told['official']:.3f} as "
+        f"released; the logits do change by {told['ascent']:.3f} a unit of distance{times} "
+        f"(ascent), and by {told['gradient']:.3f} at the images themselves (gradient)."
+    )
+
+
+def _table(told: dict[str, dict[str, Any]]) -> list[list[str]]:
+    names = ["10%", "median", "90%", "largest"]
+    rows = [["estimate", "images", "mean", *names]]
+    for name in ("official", "ascent", "gradient"):
+        for split, of in told.items():
+            quantiles = [f"{value:.3f}" for value in of["quantiles"][name].values()]
+            rows.append([name, f"{of['num_examples']} {split}", f"{of[name]:.3f}", *quantiles])
+    return rows
