@@ -14,6 +14,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """Most programs of the quick tests run for moments: LLVM would take half of the suite's time
+    to optimise them. The slow tests compile as users do."""
+    if config.getoption("markexpr") == "not slow":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
