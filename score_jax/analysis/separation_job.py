@@ -43,8 +43,8 @@ class First:
 
 def run(call: Call) -> Iterator[Finding]:
     """Train-train and test-train separation."""
-    norm, p = _norm(call)
-    dataset = _dataset(call)
+    norm, p = norm_of(call)
+    dataset = dataset_of(call)
     eps = radius_of(call, "", norm)
     published = PUBLISHED.get(dataset) if p == math.inf and not call.num_examples else None
     if eps is None and p == math.inf and dataset in PUBLISHED:
@@ -88,7 +88,7 @@ def run(call: Call) -> Iterator[Finding]:
     )
 
 
-def _norm(call: Call) -> tuple[str, float]:
+def norm_of(call: Call) -> tuple[str, float]:
     """'linf' and infinity, as --norm or --p say."""
     if not call.p:
         norm = call.norm or "linf"
@@ -104,7 +104,7 @@ def _norm(call: Call) -> tuple[str, float]:
     return f"l{p:g}", p
 
 
-def _dataset(call: Call) -> str:
+def dataset_of(call: Call) -> str:
     """--data, or else that of the run."""
     config = Path(call.workdir) / "config.json"
     if call.values["data"].present or not call.workdir or not config.exists():
