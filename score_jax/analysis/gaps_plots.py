@@ -39,7 +39,8 @@ def over_epochs(measured: Sequence[Measured], trend: Trend, attack: str) -> Figu
         for kind in KINDS
         for split, color in (("train", TRAIN), ("test", TEST))
     ]
-    figure, axes = panel("Accuracy: how wide are the gaps to training images?", {}, right=0.95)
+    title = "Accuracy: how wide are the gaps to training images?"
+    figure, axes = panel(title, _best(trend), right=0.95)
     _draw(axes, lines, trend)
     return figure
 
@@ -50,9 +51,14 @@ def over_validation(validation: Validation) -> Figure:
         Line(validation.train_epochs, validation.train, "training", TRAIN, True),
         Line(validation.epochs, validation.values, "validation", TEST, True),
     ]
-    figure, axes = panel("Accuracy under attack: does training overfit?", {}, right=0.8)
+    title = "Accuracy under attack: does training overfit?"
+    figure, axes = panel(title, _best(validation.trend), right=0.8)
     _draw(axes, lines, validation.trend)
     return figure
+
+
+def _best(trend: Trend) -> dict[str, str]:
+    return {f"○ best under attack: {trend.best:.1%} at epoch {trend.best_epoch:.4g}": TEST}
 
 
 def _draw(axes: Axes, lines: Sequence[Line], trend: Trend) -> None:
@@ -66,11 +72,6 @@ def _draw(axes: Axes, lines: Sequence[Line], trend: Trend) -> None:
     label_ends(axes, lines)
     place = (trend.best_epoch, trend.best)
     axes.plot(*place, "o", markersize=8, markerfacecolor="none", color=TEST, clip_on=False)
-    is_late = trend.best_epoch > 0.8 * axes.get_xlim()[1]
-    axes.annotate(
-        f"best: {trend.best:.1%}", place, xytext=(4 if is_late else 0, -9),
-        textcoords="offset points", va="top", ha="right" if is_late else "center", color=TEST,
-    )  # fmt: skip
 
 
 def classes(one: Measured, names: Sequence[str], attack: str) -> Figure:
@@ -98,7 +99,7 @@ def classes(one: Measured, names: Sequence[str], attack: str) -> Figure:
         axes.tick_params(axis="y", colors=INK)
         axes.set_xlim(*_range(train, test))
         percent_axis(axes.xaxis)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.grid(False, axis="y")
         axes.set_xlabel(f"accuracy, {label}", loc="left")
     return figure

@@ -117,8 +117,8 @@ def notes(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"Training images are the labelled ones: those of {data['generated']} are left out."
     if data.get("label_noise"):
         yield (
-            f"Labels are the official ones, where the run was given {data['label_noise']:.0%} "
-            "wrong ones."
+            "Training labels are those that the run was given, of which "
+            f"{data['label_noise']:.0%} are wrong."
         )
 
 
