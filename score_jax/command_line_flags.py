@@ -15,7 +15,8 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "num_examples": (
         "count",
         0,
-        "The first so many images; 0: all (sweep 100, trust 200, compare 256, preview 8).",
+        "The first so many images; 0: all (sweep 100, trust 200, compare 256, preview 8); points "
+        "of a step of the toy, 600.",
     ),
     "batch_size": ("positive", 500, "Images in one forward pass."),
     "seed": ("count", 0, "Seed of the attacks."),
@@ -44,11 +45,11 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "precisions": ("list", [], "Of float32, tf32, bf16: compare at each; '': tf32, bf16."),
     "out": ("string", "", "Folder to write to; '': one beside the model."),
     "split": ("test|train", "test", "Images to measure on."),
-    "demo": ("|standard|pgdat|score|trades", "", "Train the toy this way; '': only its truth."),
+    "demo": ("|standard|pgdat|score|trades", "", "Train the toy this way alone; '': all four."),
     "divergence": (
         "kl|squared_error|l1|l2|linf|sqrt_js",
         "kl",
-        "What attack and training of the toy measure.",
+        "What attack and training of the toy measure; left out, the figures show all.",
     ),
     "train_steps": ("positive", 500, "Steps of the toy's training."),
     "p": ("string", "", "Any other norm, as its order: 1 or more, such as 3 or 1.5."),
@@ -61,6 +62,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "problem": ("toy|mixture|images", "toy", "What is known of the data: see the README."),
     "dimensions": ("positive", 2, "Of the mixture of Gaussians."),
     "surrogate": ("string", "", "Exported model taken for the truth p(y|x) of images."),
+    "temperature": ("string", "", "Of the surrogate's softmax; '': fitted to the labels."),
     "show": ("list", [], "Parts to measure and draw, comma separated; '': all."),
     "images": ("list", [], "Images to show, by their index; '': the first of each class."),
     "name": ("string", "", "Name of the result: WORKDIR/eval/NAME."),

@@ -49,6 +49,14 @@ ANALYSES = {
             "batch_size", "seed",
         ),
     ),
+    "score-bounds": Analysis(
+        "Does SCORE's robust error lie between its bounds, and how far does the truth change?",
+        (
+            "problem", "dimensions", "artifact", "surrogate", "temperature", "data_dir", "norm",
+            "eps", "divergence", "train_steps", "steps", "restarts", "batch_size", "seed",
+            "num_examples",
+        ),
+    ),
     "table": Analysis(
         "Which runs are accurate, robust, smooth, and how large are their gaps?",
         ("runs", "measure", "data_dir", "num_examples", "eps", "batch_size", "seed"),

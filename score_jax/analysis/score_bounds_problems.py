@@ -1,0 +1,179 @@
+"""Data whose truth p(y|x) is known: SCORE's toy, and mixtures of Gaussians in any dimension."""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.analysis import toy
+from score_jax.analysis.score_bounds import Predictor
+from score_jax.divergences import Distribution
+from score_jax.threat_models import ThreatModel
+from score_jax.types import Array, Key
+
+# The mixture's classes lie in the first two coordinates, so its truth, and C, are the same in every
+# dimension from two on; what changes is how much there is to learn that means nothing.
+CENTRES = ((-1.2, -0.7), (1.2, -0.7), (0.0, 1.4))
+SCALES, SHARES = (1.0, 0.7, 1.3), (0.5, 0.3, 0.2)
+MIXTURE_EPS = 0.5
+# Offsets to each side of a grid over the ball.
+NUM_SIDES = {1: 200, 2: 15}
+
+
+@dataclasses.dataclass(frozen=True)
+class Disc:
+    """The Euclidean ball on f[n, d]: points are no images, there is no [0, 1]."""
+
+    eps: float
+
+    def noise(self, key: Key, shape: tuple[int, ...], dtype) -> Array:
+        """Uniform in the ball."""
+        direction_key, length_key = jax.random.split(key)
+        normal = jax.random.normal(direction_key, shape, dtype)
+        length = jax.random.uniform(length_key, (), dtype) ** (1 / shape[-1])
+        return self.eps * length * normal / jnp.linalg.norm(normal)
+
+    def random_start(self, noise, images):
+        return self.project(images + noise, images)
+
+    def ascend(self, gradient, key):
+        del key
+        norm = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+        return gradient / jnp.where(norm > 0, norm, 1)
+
+    def project(self, adversarial, images):
+        delta = adversarial - images
+        norm = jnp.linalg.norm(delta, axis=-1, keepdims=True)
+        return images + delta * jnp.where(norm > self.eps, self.eps / jnp.maximum(norm, 1e-30), 1)
+
+    def distance(self, adversarial, images):
+        return jnp.linalg.norm(adversarial - images, axis=-1)
+
+
+def ball_of(norm: str, eps: float) -> ThreatModel:
+    """The ball of 'linf' or 'l2' on the whole space."""
+    return toy.Interval(eps=eps) if norm == "linf" else Disc(eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A known distribution and the points at which errors are averaged.
+
+    Attributes:
+      name, title: of files and of headings.
+      norm, eps: of the ball.
+      x, weights: the points f32[n, d] and what each counts, f64[n].
+      offsets: x' - x over the ball, f32[m, d]; in more than two dimensions over the first two
+        coordinates, which is all of the ball that the mixture's truth sees.
+      is_exact: the points are a grid over nearly all of the mass, no draws.
+    """
+
+    name: str
+    title: str
+    truth: Predictor
+    norm: str
+    eps: float
+    num_classes: int
+    x: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+    is_exact: bool
+
+    @property
+    def dimensions(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def ball(self) -> ThreatModel:
+        return ball_of(self.norm, self.eps)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "problem": self.name,
+            "dimensions": self.dimensions,
+            "norm": self.norm,
+            "eps": self.eps,
+            "num_points": len(self.x),
+            "num_offsets": len(self.offsets),
+            "is_quadrature": self.is_exact,
+        }
+
+    def draw(self, key: Key, num_draws: int) -> tuple[Array, Array]:
+        """x f32[n, d] and the classes i32[n]; each class has its exact share, as in the script."""
+        if self.name == "toy":
+            second = num_draws * toy.COUNTS[1] // sum(toy.COUNTS)
+            labels = jnp.arange(num_draws, dtype=jnp.int32) >= num_draws - second
+            return toy.draw(key, num_draws), labels.astype(jnp.int32)
+        return _draw_mixture(key, num_draws, self.dimensions)
+
+
+def create_toy(eps: float = toy.EPS) -> Problem:
+    """The toy of `analysis.toy`; averages by quadrature, so no draw is in them."""
+    x = np.linspace(*toy.SUPPORT, toy.NUM_PLACES, dtype=np.float32)[:, None]
+    return Problem(
+        name="toy", title="the toy problem", truth=Predictor(_toy_truth), norm="linf", eps=eps,
+        num_classes=2, x=x, weights=np.asarray(toy.density(jnp.asarray(x)), np.float64),
+        offsets=offsets_of("linf", eps, 1), is_exact=True,
+    )  # fmt: skip
+
+
+def create_mixture(
+    dimensions: int, *, norm: str = "linf", eps: float = MIXTURE_EPS, num_draws: int, seed: int
+) -> Problem:
+    """Three Gaussian classes (`CENTRES`, `SCALES`, `SHARES`); averages over draws.
+
+    Coordinates after the second are N(0, 1) for every class and tell nothing.
+    """
+    key = jax.random.key(seed)
+    x = np.asarray(_draw_mixture(key, num_draws, dimensions)[0])
+    return Problem(
+        name=f"mixture_{dimensions}d", title=f"three Gaussians in {dimensions} dimensions",
+        truth=Predictor(_mixture_truth), norm=norm, eps=eps, num_classes=len(SHARES), x=x,
+        weights=np.full(num_draws, 1 / num_draws), offsets=offsets_of(norm, eps, dimensions),
+        is_exact=False,
+    )  # fmt: skip
+
+
+def offsets_of(norm: str, eps: float, dimensions: int) -> np.ndarray:
+    """A grid over the ball in its first two coordinates, its corners and edge too, f32[m, d]."""
+    shown = min(dimensions, 2)
+    steps = np.linspace(-eps, eps, 2 * NUM_SIDES[shown] + 1)
+    grid = np.array(list(itertools.product(steps, repeat=shown)))
+    if norm == "l2" and shown == 2:
+        angles = np.linspace(0, 2 * np.pi, 6 * NUM_SIDES[2], endpoint=False)
+        edge = eps * np.stack([np.cos(angles), np.sin(angles)], -1)
+        grid = np.concatenate([grid[np.linalg.norm(grid, axis=1) < eps], edge])
+    return np.pad(grid, ((0, 0), (0, dimensions - shown))).astype(np.float32)
+
+
+def _toy_truth(params, x):
+    del params
+    return toy.truth(x)
+
+
+def _mixture_truth(params, x):
+    """Bayes' rule over the classes, at x f[n, d]."""
+    del params
+    shown = min(x.shape[-1], 2)
+    centres, scales, shares = (jnp.asarray(v, x.dtype) for v in (CENTRES, SCALES, SHARES))
+    apart = x[:, None, :shown] - centres[None, :, :shown]
+    density = -jnp.square(apart).sum(-1) / (2 * jnp.square(scales))[None]
+    return Distribution.of_logits(density + (jnp.log(shares) - shown * jnp.log(scales))[None])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw_mixture(key, num_draws, dimensions):
+    ends = np.round(np.cumsum(SHARES) * num_draws).astype(int)
+    labels = np.searchsorted(ends, np.arange(num_draws), side="right").astype(np.int32)
+    labels = np.minimum(labels, len(SHARES) - 1)
+    shown = min(dimensions, 2)
+    noise = jax.random.normal(key, (num_draws, dimensions), jnp.float32)
+    centres = np.asarray(CENTRES, np.float32)[labels, :shown]
+    scales = np.asarray(SCALES, np.float32)[labels, None]
+    return jnp.concatenate([centres + scales * noise[:, :shown], noise[:, shown:]], -1), labels
