@@ -1,83 +1,24 @@
 """The table of several runs: what counts as measured, what is measured, and what it says."""
 
+import importlib.util
 import json
 
 import pytest
 
-from score_jax import cli, evaluate, recipes, report_table, sweep_kinds
+from score_jax import cli, evaluate, recipes, report_analyses, report_run, report_table
 from score_jax import config as config_module
 from score_jax.analysis import finding, lipschitz_job, table, table_tasks, table_words
-from score_jax.analysis.finding import Finding
 from score_jax.analysis.table import Protocol
-from score_jax.sweep_settings import Sweep
-from score_jax.types import UserError
+from tests import table_runs
+from tests.table_runs import RECIPE, TEST, TRAIN, add_evaluation, lipschitz, make_run, sha, write
 
-TRAIN, TEST = 1310, 359  # Images of digits, 128 of the training split being for validation.
-RECIPE = "configs/digits_yang.py"
 USUAL = Protocol()
-
-
-def write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data))
-
-
-def make_run(folder, arg, *, checkpoint="last", is_exported=True):
-    """The files of a run of the recipe, which nothing was measured of."""
-    config = recipes.load(f"{RECIPE}:{arg}", [])
-    write(folder / "config.json", config_module.to_dict(config))
-    write(folder / "run.json", {})
-    if is_exported:
-        spec = {"sha256": {"model.safetensors": sha(folder)}, "checkpoint": checkpoint}
-        write(folder / "export" / "model.json", spec)
-    return folder
-
-
-def sha(folder):
-    return (folder.name.encode().hex() * 64)[:64]
-
-
-def add_evaluation(folder, split, clean, attacked, name="", **changes):
-    attacks = [{"name": "pgd10-cross_entropy", "accuracy": attacked}]
-    attacks.append({"name": "pgd10-margin", "accuracy": attacked / 2})
-    facts = dict(
-        attack="pgd10", official=False, restarts=1, norm="linf", dataset="digits", split=split,
-        num_examples=TRAIN if split == "train" else TEST, eps={"value": 0.2, "written": "0.2"},
-        step_size=0.04, clean_accuracy=clean, robust_accuracy=attacked / 2, attacks=attacks,
-        model_sha256=sha(folder),
-    )  # fmt: skip
-    write(folder / "eval" / (name or f"pgd10-{split}") / "result.json", facts | changes)
-
-
-def lipschitz(folder, official, ascent, **changes):
-    told = {
-        split: dict(num_examples=count, official=official / factor, ascent=ascent / factor)
-        for split, count, factor in (("train", TRAIN, 2), ("test", TEST, 1))
-    }
-    facts = dict(eps=0.2, model_sha256=sha(folder), splits=told) | changes
-    return Finding(name="lipschitz", title="Lipschitz", summary=["."], facts=facts)
-
-
-def measured(folder, arg, values):
-    """A run that everything was measured of: train, test, adv train, adv test, Lipschitz."""
-    make_run(folder, arg)
-    train, test, adv_train, adv_test, slope = values
-    add_evaluation(folder, "train", train, adv_train)
-    add_evaluation(folder, "test", test, adv_test)
-    finding.write(folder / "analysis", "lipschitz", lipschitz(folder, slope, 9 * slope), 1.0)
-    return folder
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """Four runs like those of the paper."""
-    whole = tmp_path / "runs"
-    measured(whole / "method=natural", "method=natural", (1, 0.9, 0, 0, 12))
-    measured(whole / "method=at", "method=at", (1, 0.9, 0.9, 0.6, 3))
-    measured(whole / "method=trades", "method=trades", (0.99, 0.92, 0.8, 0.7, 1))
-    dropping = (0.98, 0.93, 0.76, 0.72, 0.5)
-    measured(whole / "method=trades,dropout", "method=trades,dropout", dropping)
-    return whole
+    table_runs.four(tmp_path / "runs")
+    return tmp_path / "runs"
 
 
 def one(folder, protocol=None):
@@ -119,7 +60,7 @@ def test_what_was_measured_otherwise_does_not_count(runs, change):
     assert row.values["train"] == 100
     (task,) = missing
     assert task.command == (
-        f"score-jax evaluate --workdir={folder} --num_examples=359 --eps=0.2 --steps=10 "
+        f"score-jax evaluate --workdir={folder} --num_examples=359 --steps=10 "
         "--step_size=0.04 --noeps_curve --name=pgd10-table"
     )
 
@@ -162,7 +103,10 @@ def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, 
         table_tasks.measure(table.read([folder]), Protocol(seed=5))
     assert calls == [
         (str(folder), "pgd10-table-2", "test", TEST, 0.04),
-        (str(folder / "export"), dict(data_dir="", num_examples=0, seed=5, batch_size=500)),
+        (
+            str(folder / "export"),
+            dict(data_dir="", num_examples=0, seed=5, batch_size=500, eps=None),
+        ),
     ]
     row, missing = one(folder)
     assert not missing and row.values["gap"] == pytest.approx(10)
@@ -235,6 +179,18 @@ def test_from_the_command_line_to_the_files(runs, tmp_path, capsys):
         assert (out / f"table_{name}.png").stat().st_size > 10000
 
 
+def test_the_report_of_a_run_has_the_table_that_begins_with_it(runs, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # No pictures.
+    own, others = runs / "method=trades", runs / "method=at"
+    options = [f"--workdir={own}", f"--runs={others}", "--nomeasure"]
+    assert cli.main(["analyze", "table", *options]) == 0
+    facts = json.loads((own / "analysis" / "table.json").read_text())
+    assert [run["run"] for run in facts["runs"]] == ["method=trades", "method=at"]
+    assert facts["model_sha256"] == sha(own)
+    (sections, outdated) = report_analyses.sections(report_run.read(own))
+    assert len(sections) == 2 and not outdated
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -248,30 +204,3 @@ def test_what_cannot_be_done_is_told_in_one_line(arguments, message, capsys):
     assert cli.main(["analyze", "table", *arguments]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and not out
-
-
-def test_a_sweep_of_the_recipe_ends_with_this_table(runs, monkeypatch):
-    sweep = Sweep(recipe=RECIPE, workdir=str(runs))
-    settings = sweep.settings()
-    assert len(settings) == 16 and sum(",dropout" in setting.name for setting in settings) == 8
-    kind = sweep_kinds.of(sweep)
-    assert (kind.checkpoint, kind.num_examples) == ("last", 0)
-    told = kind.tell(sweep, settings[0], {})
-    assert told.startswith(
-        "method=natural: train 100.00, test 90.00, adv test 0.00, test Lipschitz"
-    )
-    failures = {"method=gr": "no space"}
-    assert kind.tell(sweep, settings[1], failures) == "method=gr failed: no space"
-    text = kind.write(sweep, failures)
-    assert "natural" in text and text.endswith("method=gr failed: no space")
-    assert len((runs / "table.md").read_text().splitlines()) == 2 + 2  # natural and at.
-    assert kind.write(Sweep(recipe=RECIPE, workdir=str(runs / "none")), failures) == (
-        "method=gr failed: no space"
-    )
-
-
-def test_an_unknown_table_of_a_recipe_is_told(tmp_path):
-    path = tmp_path / "recipe.py"
-    path.write_text("TABLE = 'yong'\ndef sweep():\n    yield ''\n")
-    with pytest.raises(UserError, match="unknown TABLE of .* 'yong'; known: score, yang; did"):
-        sweep_kinds.of(Sweep(recipe=str(path), workdir=str(tmp_path)))

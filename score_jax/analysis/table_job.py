@@ -1,6 +1,7 @@
 """`score-jax analyze table`: the seeds' columns for any set of runs, measured alike."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from score_jax.analysis import jobs, table, table_tasks, table_words
@@ -9,6 +10,7 @@ from score_jax.analysis.table import Protocol
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import radius_of
 from score_jax.workdir import write_text_atomic
+from score_jax.writers import LOGGER
 
 
 def run(call: Call) -> Iterator[Finding]:
@@ -23,7 +25,10 @@ def run(call: Call) -> Iterator[Finding]:
     runs = table.read(folders)
     if call.measure:
         table_tasks.measure(runs, protocol)
-    yield found(folders, protocol, jobs.folder_of(call))
+    told = found(folders, protocol, jobs.folder_of(call))
+    if call.workdir:  # It belongs to the report of this run, as long as its export is the same.
+        told = replace(told, facts={**told.facts, "model_sha256": table.sha256(runs[0])})
+    yield told
 
 
 def found(folders: Sequence[str | Path], protocol: Protocol, out: Path) -> Finding:
@@ -31,5 +36,7 @@ def found(folders: Sequence[str | Path], protocol: Protocol, out: Path) -> Findi
     rows = [table.row(run, protocol) for run in table.read(folders)]
     finding = table_words.finding(rows, protocol)
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(out / f"{finding.name}.md", table_words.markdown(finding.table))
+    path = out / f"{finding.name}.md"
+    write_text_atomic(path, table_words.markdown(finding.table))
+    LOGGER.info("the table as Markdown: %s", path)
     return finding

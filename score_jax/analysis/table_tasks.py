@@ -62,7 +62,7 @@ def _evaluate(run: Run, split: str, protocol: Protocol) -> Task:
     folder, eps = str(run.workdir.path), protocol.radius(run)
     asked: dict[str, Any] = dict(
         data_dir=protocol.data_dir, split=split, num_examples=protocol.count(run, split),
-        batch_size=protocol.batch_size, eps=eps, attack="pgd", steps=STEPS,
+        batch_size=protocol.batch_size, eps=protocol.eps, attack="pgd", steps=STEPS,
         step_size=eps / STEPS_PER_EPS, eps_curve=False, seed=protocol.seed,
         name=_free_name(run, NAME + ("-train" if split == "train" else "")),
     )  # fmt: skip
@@ -74,10 +74,8 @@ def _lipschitz(run: Run, protocol: Protocol) -> Task:
     """The local Lipschitz constant on both splits."""
     asked: dict[str, Any] = dict(
         data_dir=protocol.data_dir, num_examples=protocol.num_examples, seed=protocol.seed,
-        batch_size=protocol.batch_size,
+        batch_size=protocol.batch_size, eps=protocol.eps,
     )  # fmt: skip
-    if protocol.eps is not None:
-        asked["eps"] = protocol.eps
     folder = run.workdir
 
     def measure():
@@ -105,5 +103,5 @@ def _words(flags: Mapping[str, Any]) -> Iterator[str]:
         written = config_module.write_eps(value) if isinstance(value, float) else value
         if isinstance(value, bool):
             yield f"--{'' if value else 'no'}{name}"
-        elif written != FLAGS[name][1]:
+        elif written not in (None, FLAGS[name][1]):
             yield f"--{name}={written}"
