@@ -59,9 +59,7 @@ def all_pairs(queries, references, p=np.inf):
     return pairs
 
 
-@pytest.mark.parametrize(
-    ("flag", "p"), [("--norm=linf", np.inf), ("--norm=l2", 2), ("--p=3", 3), ("--p=20", 20)]
-)
+@pytest.mark.parametrize(("flag", "p"), [("--norm=linf", np.inf), ("--norm=l2", 2), ("--p=3", 3)])
 def test_numbers_are_those_of_all_pairs(data, answer, flag, p):
     facts, out = answer("--data=toy", flag)
     train = data["train"]

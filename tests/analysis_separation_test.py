@@ -1,11 +1,21 @@
 """r-separation: the numbers of the official code (Yang et al. 2020, float64), and the theorem."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax import mesh
 from score_jax.analysis import separation_blocks
-from score_jax.analysis.separation import DistanceClassifier, keep_from, nearest_other
+from score_jax.analysis.separation import (
+    DistanceClassifier,
+    Examples,
+    compare,
+    keep_from,
+    nearest_other,
+)
 from score_jax.types import UserError
 
 
@@ -59,12 +69,18 @@ def test_a_place_that_is_not_there_is_refused(place):
         keep_from(np.ones(3), place)
 
 
-@pytest.mark.parametrize("p", [1, 2, 3, np.inf])
-@pytest.mark.parametrize("kind", ["float64", "uint8", "wide uint8"])
+@pytest.mark.parametrize(
+    ("kind", "p"),
+    [
+        *(("uint8", p) for p in (1, 1.5, 2, 30, np.inf)),
+        *(("float64", p) for p in (2, np.inf)),
+        ("wide uint8", 2),
+    ],
+)
 def test_every_norm_and_type_agrees_with_all_pairs(small_blocks, float64, p, kind):
     random = np.random.default_rng(0)
-    # Wide: the sum of squares leaves int32.
-    shape = {"float64": (3, 5, 1), "uint8": (3, 5, 1), "wide uint8": (200, 200, 1)}[kind]
+    # Of uint8 the features are summed in several chunks; wide: the sum of squares leaves int32.
+    shape = {"float64": (3, 5, 1), "uint8": (10, 70, 1), "wide uint8": (200, 200, 1)}[kind]
     queries, references = (random.integers(0, 256, (n, *shape)) for n in (9, 37))
     query_labels, reference_labels = random.integers(0, 3, 9), random.integers(0, 3, 37)
     references[0], reference_labels[0] = queries[0], query_labels[0]  # The same image: not counted.
@@ -76,15 +92,56 @@ def test_every_norm_and_type_agrees_with_all_pairs(small_blocks, float64, p, kin
     else:
         queries, references = queries.astype(np.uint8), references.astype(np.uint8)
     found = nearest_other(queries, query_labels, references, reference_labels, p=p)
-    tolerance = 1e-4 if kind == "wide uint8" else 1e-6
-    np.testing.assert_allclose(found.distances, pairs.min(1), rtol=tolerance)
-    np.testing.assert_allclose(pairs[np.arange(9), found.indices], pairs.min(1), rtol=tolerance)
+    # The nearest is found in float32 there, and its distance computed again.
+    np.testing.assert_allclose(found.distances, pairs.min(1), rtol=1e-6)
+    own = pairs[np.arange(9), found.indices]
+    np.testing.assert_allclose(own, found.distances, rtol=1e-14)
 
 
-def test_the_largest_distance_counts_and_the_same_label_does_not():
+def test_the_largest_distance_counts_and_the_same_label_does_not(small_blocks):
     black, white = (np.full((1, 2, 2, 1), value, np.uint8) for value in (0, 255))
     found = nearest_other(black, np.array([0]), np.concatenate([black, white]), np.array([0, 1]))
     assert (found.distances.tolist(), found.indices.tolist()) == ([1.0], [1])
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_largest_differences_of_many_features_are_exact(small_blocks, p):
+    black, white = (np.full((1, 40, 40, 1), value, np.uint8) for value in (0, 255))
+    sides = white, np.array([0]), np.concatenate([black, white]), np.array([1, 0])
+    assert nearest_other(*sides, p=p).distances.tolist() == [1600 ** (1 / p)]
+
+
+def test_queries_are_split_over_the_devices_and_nothing_is_sent_between_them():
+    layout = mesh.create()
+    assert layout.num_devices == 4
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (8, 6), dtype=np.uint8)
+    queries, references = (
+        place(images, layout)
+        for place in (separation_blocks.place_queries, separation_blocks.place_references)
+    )
+    assert {shard.data.shape for shard in queries.addressable_shards} == {(6, 2)}
+    labels = np.zeros(8, np.int32)
+    arguments = (queries, labels, jnp.tile(references, 16), np.zeros(128, np.int32))
+    compiled = separation_blocks.least.lower(*arguments, p=np.inf).compile()
+    assert not re.search("all-gather|all-reduce|all-to-all|permute", compiled.as_text())
+    assert compiled.output_shardings.powers.spec == queries.sharding.spec
+
+
+def test_one_device_finds_what_four_find(small_blocks):
+    random = np.random.default_rng(0)
+    points = Examples(random.integers(0, 9, (61, 6), dtype=np.uint8), np.arange(61) % 3)
+    done = []
+    one, four = (
+        compare(points, points, layout=mesh.create(jax.devices()[:count]), tell=done.append)
+        for count in (1, 4)
+    )
+    for name in ("pair_distances", "pair_queries"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(four, name))
+    np.testing.assert_array_equal(one.nearest.distances, four.nearest.distances)
+    first = done.index(61 * 61) + 1
+    for part in (done[:first], done[first:]):
+        assert part == sorted(part) and part[-1] == 61 * 61 and len(part) > 8
 
 
 def test_one_class_has_no_separation():

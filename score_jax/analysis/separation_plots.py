@@ -10,7 +10,7 @@ from score_jax.report_pictures import gain, grid, show
 from score_jax.report_style import COLORS, INK, MUTED, panel
 
 NUM_BINS = 60
-NUM_SHOWN = 10  # Pairs.
+NUM_SHOWN, COLUMNS = 8, 4  # Pairs.
 NUM_WRITTEN = 12  # Classes whose distances are written into their cells.
 UNIT = "pixels in [0, 1]"
 
@@ -73,7 +73,7 @@ def pairs(measured: Measured, side: str, queries: Points, references: Points) ->
     title = f"Which {split} and train images come nearest?"
     words = f"of different classes; {norm_name(measured.p)} distance under each pair"
     rows = (f"{split}", "train", f"difference\n× {factor:g}")
-    figure, cells = grid(title, words, INK, rows, len(found))
+    figure, cells = grid(title, words, INK, rows, len(found), COLUMNS)
     distances = measured.compared[side].nearest.distances
     for place, (query, reference) in enumerate(found):
         name = measured.class_name(split, query)
