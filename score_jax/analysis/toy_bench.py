@@ -8,7 +8,7 @@ from score_jax.analysis import toy, toy_training
 from score_jax.analysis.toy_training import Trained
 from score_jax.writers_progress import counted
 
-NUM_SIX = 10  # How many times six points are drawn: one draw alone tells little.
+NUM_SIX = 5  # How many times six points are drawn: one draw alone tells little.
 # (demo, divergence, sampling)
 Key = tuple[str, str, str]
 

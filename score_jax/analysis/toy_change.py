@@ -8,7 +8,7 @@ from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.toy_bench import Bench
 from score_jax.analysis.toy_words import DIVERGENCE_LABELS
 
-HEAD = ("D", "C on a dense grid", "C by the script", "± (10 batches)", "bias", "two-sided mean")
+HEAD = ("D", "C on a dense grid", "C by the script", "± (10 batches)", "bias", "mean of the sides")
 
 
 def finding(bench: Bench) -> Finding:
@@ -17,9 +17,9 @@ def finding(bench: Bench) -> Finding:
     biases = [row["bias"] for row in rows.values()]
     table = [
         (
-            DIVERGENCE_LABELS[name], f"{row['dense_grid']:.5f}", f"{row['official_estimate']:.4f}",
-            f"{row['standard_error']:.4f}", f"{row['bias']:+.0%}",
-            f"{row['mean_of_sides']:.4f}",
+            DIVERGENCE_LABELS[name], f"{row['dense_grid']:.5f}", f"{row['official_estimate']:.5f}",
+            f"{row['standard_error']:.5f}", f"{row['bias']:+.0%}",
+            f"{row['mean_of_sides']:.5f}",
         )
         for name, row in rows.items()
     ]  # fmt: skip
@@ -29,7 +29,7 @@ def finding(bench: Bench) -> Finding:
         "L∞, √JS).",
         f"The released estimator is too small by {-max(biases):.0%} to {-min(biases):.0%}: its "
         "sign attack starts once and climbs away from x on the side where it starts, so it finds "
-        "the mean of the two one-sided maxima instead of the larger one.",
+        "about the mean of the two one-sided maxima instead of the larger one.",
         "The script's √JS is the root of the mean, and so are both values here; the mean of the "
         "roots, which is a metric, is in the JSON (dense_grid_of_roots).",
     ]

@@ -132,7 +132,7 @@ def over_training(bench: Bench) -> Finding:
         from score_jax.analysis import toy_plots
 
         named = {LABELS[demo]: values for demo, values in risks.items()}
-        return toy_plots.over_steps(f"Self-consistent robust error, D = {label}", steps, named)
+        return toy_plots.over_steps(f"R_SCORE in L1 over training, D = {label}", steps, named)
 
     return Finding(
         name=f"toy_training{bench.suffix}",

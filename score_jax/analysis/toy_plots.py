@@ -39,7 +39,7 @@ def multiples(
       curves: (row, column) -> f[n] at x, or f[s, n]: the first strong, the others thin.
       points: where training points lie, on the truth.
     """
-    height = 0.62 + 0.16 + ROW * len(rows) + 0.42
+    height = 0.62 + 0.16 + ROW * len(rows) + 0.3
     names = {"truth p(Y=0|x)": TRUTH, "learned q(Y=0|x)": LEARNED}
     figure, axes = panel(title, names, height, left=LABEL, right=0.05)
     axes.remove()
@@ -81,16 +81,19 @@ def _curve(axes: Axes, x, truth, learned, points) -> None:
 
 
 def over_steps(title: str, steps: Sequence[int], risks: Mapping[str, Sequence[float]]) -> Figure:
-    """R_SCORE of each method over training, on a logarithmic axis."""
+    """A risk of each method over training; its axis is logarithmic."""
     figure, axes = panel(title, {}, right=0.75)
-    axes.set_yscale("log")
     lines = [
-        Line(steps, values, label, color(index)) for index, (label, values) in
-        enumerate(risks.items())
-    ]  # fmt: skip
+        Line(steps, np.log10(values), label, color(index))
+        for index, (label, values) in enumerate(risks.items())
+    ]
     draw_lines(axes, lines)
+    low, high = axes.get_ylim()
+    ticks = [digit * 10.0**power for power in range(-5, 2) for digit in (1, 3)]
+    ticks = [tick for tick in ticks if low <= np.log10(tick) <= high]
+    axes.set_yticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(low, high)
     axes.set_xlabel("steps of training", loc="left")
-    axes.set_ylabel("R_SCORE in L1", loc="top")
     axes.grid(False, axis="x")
     label_ends(axes, lines)
     return figure
@@ -103,11 +106,13 @@ def changes(
     names = {
         "exact: over the whole ball": color(0), "official: mean of the two sides": color(1),
     }  # fmt: skip
-    figure, axes = panel(f"Largest change of the truth within |x' - x| ≤ {toy.EPS:g}", names)
+    title = f"Largest change of the truth for |x' - x| ≤ {toy.EPS:g}, D = {label}"
+    figure, axes = panel(title, names)
+    shown = np.abs(x) <= 6
+    x, whole, sides, density = (values[shown] for values in (x, whole, sides, density))
     axes.fill_between(x, density / density.max() * whole.max() / 2, color=GRID, linewidth=0)
     draw_lines(axes, [Line(x, whole, "", color(0)), Line(x, sides, "", color(1))])
     axes.set_xlim(-6, 6)
     axes.set_ylim(0)
     axes.set_xlabel("x; grey: where the data lie", loc="left")
-    axes.set_ylabel(f"max D(p(x'), p(x)), D = {label}", loc="top")
     return figure
