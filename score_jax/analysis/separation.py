@@ -1,7 +1,7 @@
 """How far apart differently labelled examples lie, exactly (Yang et al. 2020, "r-separation").
 
 A dataset is r-separated where every such distance is 2r or more; then a classifier exists that is
-right on every ball of radius r (their Theorem 1).
+right on every ball of radius r (their Theorem 1, see `theorem`).
 """
 
 import dataclasses
@@ -222,43 +222,3 @@ def keep_from(distances: np.ndarray, place: int) -> np.ndarray:
     if not 1 <= place <= len(distances):
         raise UserError(f"place={place} must lie in 1 to {len(distances)}, the number of examples")
     return distances >= np.partition(distances, place - 1)[place - 1]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DistanceClassifier:
-    """g(x) = argmin_i f_i(x) with f_i(x) = dist(x, X_i) / r, X_i the points of class i.
-
-    Guarantee: each f_i is 1/r-Lipschitz, and where `points` of different classes are 2r or more
-    apart, g is right on every open ball of radius r around them (Yang et al. 2020, Theorem 1).
-
-    Attributes:
-      points: [n, ...] as in `nearest_other`.
-      labels: i[n].
-      radius: r, in the units of the distances.
-      p: of the norm.
-    """
-
-    points: np.ndarray
-    labels: np.ndarray
-    radius: float
-    p: float = math.inf
-
-    @property
-    def classes(self) -> np.ndarray:
-        """The labels in ascending order: the columns of `values`."""
-        return np.unique(self.labels)
-
-    def values(self, examples: np.ndarray) -> np.ndarray:
-        """f_i of every example, f64[m, k]."""
-        nobody = np.full(len(examples), -1)
-        columns = []
-        for label in self.classes:
-            own = self.labels == label
-            zeros = np.zeros(own.sum(), np.int32)
-            near = nearest_other(examples, nobody, self.points[own], zeros, p=self.p)
-            columns.append(near.distances)
-        return np.stack(columns, axis=1) / self.radius
-
-    def __call__(self, examples: np.ndarray) -> np.ndarray:
-        """The class of every example, [m]."""
-        return self.classes[self.values(examples).argmin(axis=1)]
