@@ -3,6 +3,7 @@ loss on a plane, input gradients, and what becomes of images in growing balls.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from score_jax.analysis import landscape_gradients, landscape_radii, landscape_surface
 from score_jax.analysis.finding import Finding
+from score_jax.analysis.geometry_kappa import class_name
+from score_jax.analysis.landscape_radii import write_radius
 from score_jax.analysis.landscape_runs import (
     mean,
     measured,
@@ -150,7 +153,7 @@ def radii(subject: Subject) -> Finding:
     """What becomes of images and answers in balls of growing radius."""
     runs = runs_of(subject)
     steps = max(subject.steps, RADII_STEPS)
-    step_size = subject.step_size * subject.steps / steps
+    step_size = 2.5 * subject.eps / steps
     attack = landscape_surface.attack_of(
         dataclasses.replace(subject, steps=steps, step_size=step_size)
     )
@@ -160,8 +163,9 @@ def radii(subject: Subject) -> Finding:
         some(runs, subject.chosen[: rows_for(runs)]),
         landscape_radii.attacked(attack, sizes, keeps_images=True), "images drawn",
     )  # fmt: skip
-    far = landscape_radii.towards_each_class(attack, sizes[-1], len(subject.class_names))
+    far = landscape_radii.towards_each_class(attack, sizes[-1])
     led = measured(some(runs, subject.chosen), far, "images led to each class")
+    name_of = functools.partial(class_name, subject)
     seen = [_seen(runs, found_by["images"], subject) for found_by in led]
     curves = [
         {of: values[of].mean(0) for of in ("loss", "confidence")}
@@ -182,15 +186,15 @@ def radii(subject: Subject) -> Finding:
         summary=[
             *(_told_radii(name, of, sizes) for name, of in zip(names, curves, strict=True)),
             *_told_seen(names, seen, sizes[-1]),
-            "Accuracy that does not fall to 0 in the largest ball tells of an attack that is "
-            "blind, not of a robust model.",
+            "In large balls accuracy must fall to 0: a model that keeps much of it there hides its "
+            "gradients from the attack (Carlini et al. 2019).",
         ],
         facts={
             **subject.facts(), "steps": steps, "step_size": step_size, "radii": list(sizes),
             "shown": places(subject, rows_for(runs)), "runs": facts,
         },
         table=[
-            ("run", "", *(f"ε = {size:.3g}" for size in sizes)),
+            ("run", "", *(f"ε = {write_radius(size)}" for size in sizes)),
             *(
                 (name, of, *(f"{value:.1%}" for value in curve[of]))
                 for name, curve in zip(names, curves, strict=True)
@@ -202,13 +206,13 @@ def radii(subject: Subject) -> Finding:
                 "What PGD makes of images at each radius, with the answer and its probability; "
                 "wrong ones are bold. #: place in the split.",
                 "radii", names, sizes, sheets, titles(subject),
-                subject.labels[list(subject.chosen)], subject.class_names, subject.norm,
+                subject.labels[list(subject.chosen)], name_of, subject.norm,
             ),
             "led": picture(
-                f"An image on the way to each class within {sizes[-1]:.3g}, with the probability "
-                "that the run gives that class there; in its own class's place as it is.",
+                f"An image on the way to each class within {write_radius(sizes[-1])}, with the "
+                "probability that the run gives that class there; as it is in its own class's.",
                 "led", names, subject.images[row].astype(np.float32) / 255,
-                int(subject.labels[row]), led, subject.class_names, sizes[-1], subject.norm,
+                int(subject.labels[row]), led, name_of, sizes[-1], subject.norm,
             ),
             "confidence": picture(
                 "Accuracy and mean confidence, the probability of the answer, under PGD of "
@@ -265,15 +269,15 @@ def _told_gradients(name: str, means: Mapping[str, Any], noise: Mapping[str, flo
 def _told_radii(name: str, curve: Mapping[str, np.ndarray], sizes: Sequence[float]) -> str:
     accuracy, confidence = curve["accuracy"], curve["confidence"]
     return (
-        f"{name}: accuracy {accuracy[0]:.1%} on clean images and {accuracy[-1]:.1%} at "
-        f"ε = {sizes[-1]:.3g}; mean confidence {confidence[0]:.1%} and {confidence[-1]:.1%}."
+        f"{name}: accuracy {accuracy[0]:.1%} on clean images and {accuracy[-1]:.1%} at ε = "
+        f"{write_radius(sizes[-1])}; mean confidence {confidence[0]:.1%} and {confidence[-1]:.1%}."
     )
 
 
 def _told_seen(names: Sequence[str], seen: Sequence[Sequence[float]], size: float) -> list[str]:
     """Whether what one run takes for a class looks like it to another."""
     return [
-        f"Of images that {name} was led by within {size:.3g} to see as another class, "
+        f"Of images that {name} was led by within {write_radius(size)} to see as another class, "
         + ", ".join(f"{by[other]:.0%} are that to {names[other]}" for other in range(len(names)))
         + "."
         for name, by in zip(names, seen, strict=True)

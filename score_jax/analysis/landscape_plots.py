@@ -1,6 +1,6 @@
 """Pictures of a model around single images: loss surfaces, gradients, images in growing balls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -9,6 +9,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from score_jax.analysis.landscape_gradients import to_picture
+from score_jax.analysis.landscape_radii import write_radius
 from score_jax.report_pictures import folded, grid, show
 from score_jax.report_style import (
     DOTS,
@@ -55,7 +56,7 @@ def surfaces(
         0.05 / WIDTH, 1 - 0.1 / height, "Loss around images", va="top", fontsize=9.5,
         fontweight="bold",
     )  # fmt: skip
-    words = f"cross-entropy; axes in ε = {eps:.3g} ({NORM_NAMES.get(norm, norm)})"
+    words = f"cross-entropy; axes in ε = {write_radius(eps)} ({NORM_NAMES.get(norm, norm)})"
     figure.text(0.05 / WIDTH, 1 - 0.29 / height, words, va="top", color=MUTED)
     losses = np.concatenate([found["loss"].ravel() for found in planes])
     scale, levels = _scale(losses)
@@ -171,7 +172,7 @@ def radii(
     sheets: Sequence[Mapping[str, np.ndarray]],
     titles: Sequence[str],
     labels: np.ndarray,
-    class_names: Sequence[str],
+    class_name: Callable[[int], str],
     norm: str,
 ) -> Figure:
     """Rows of images over radii, the runs of an image below each other."""
@@ -183,16 +184,16 @@ def radii(
     ]
     figure, cells = grid(
         "What does the attack make of images?",
-        f"PGD of growing radius, {NORM_NAMES.get(norm, norm)}",
+        f"PGD of growing radius ε, {NORM_NAMES.get(norm, norm)}",
         INK, rows, len(sizes), columns=len(sizes),
-        heads=[f"ε = {size:.3g}" if size else "image" for size in sizes],
+        heads=[write_radius(size) if size else "image" for size in sizes],
         tints=[color(run) if len(names) > 1 else MUTED for _, run in pairs],
     )  # fmt: skip
     for row, (image, run) in enumerate(pairs):
         found = sheets[run]
         for column in range(len(sizes)):
             answer = int(found["prediction"][image, column])
-            words = f"{class_names[answer]} {found['confidence'][image, column]:.0%}"
+            words = _caption(class_name(answer), found["confidence"][image, column])
             show(
                 cells[row][column], found["images"][image, column], words,
                 answer == labels[image],
@@ -205,15 +206,15 @@ def led(
     image: np.ndarray,
     label: int,
     sheets: Sequence[Mapping[str, np.ndarray]],
-    class_names: Sequence[str],
+    class_name: Callable[[int], str],
     size: float,
     norm: str,
 ) -> Figure:
     """An image f[h, w, c] led to the first ten classes, by every run."""
     figure, cells = grid(
-        f"Does “{class_names[label]}” come to look like other classes?",
-        f"led there by PGD within {size:.3g} ({NORM_NAMES.get(norm, norm)})", INK,
-        [folded(name) for name in names], min(len(class_names), 10),
+        f"Does “{class_name(label)}” come to look like other classes?",
+        f"led there by PGD within {write_radius(size)} ({NORM_NAMES.get(norm, norm)})", INK,
+        [folded(name) for name in names], sheets[0]["images"].shape[1],
         tints=list(map(color, range(len(names)))),
     )  # fmt: skip
     for run, found in enumerate(sheets):
@@ -221,9 +222,14 @@ def led(
             if target == label:
                 show(cell, image, "the image")
                 continue
-            words = f"{class_names[target]} {found['confidence'][0, target]:.0%}"
+            words = _caption(class_name(target), found["confidence"][0, target])
             show(cell, found["images"][0, target], words)
     return figure
+
+
+def _caption(name: str, probability: float) -> str:
+    """A class and its probability, as short as the cell of a sheet is wide."""
+    return f"{name if len(name) <= 6 else name[:5] + '.'} {probability:.0%}"
 
 
 def confidence(
@@ -248,7 +254,7 @@ def confidence(
     axes.set_xlim(0)
     percent_axis(axes.yaxis)
     label_ends(axes, lines)
-    axes.set_xticks(places, [f"{size:.3g}" for size in sizes])
+    axes.set_xticks(places, [write_radius(size) for size in sizes])
     axes.set_xlabel(f"radius ε of PGD, {NORM_NAMES.get(norm, norm)}", loc="left")
     axes.grid(False, axis="x")
     return figure

@@ -14,15 +14,23 @@ from score_jax.analysis.landscape_surface import highest
 from score_jax.analysis.subject import Compute
 from score_jax.attacks import PGD
 from score_jax.attacks.pgd import epsilon_sweep
+from score_jax.config import write_eps
 from score_jax.divergences import label_cross_entropy
 from score_jax.types import Array, Key
 
+MOST_CLASSES = 10
 MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # Of eps.
 
 
 def radii_of(norm: str, eps: float) -> tuple[float, ...]:
     """Multiples of eps; none so large that in L∞ any image is within reach."""
     return tuple(m * eps for m in MULTIPLES if norm != "linf" or m <= 1 or m * eps < 1)
+
+
+def write_radius(radius: float) -> str:
+    """As people write it, '8/255' or '0.2'; to three digits where that is long."""
+    text = write_eps(radius)
+    return text if len(text) <= 7 else f"{radius:.3g}"
 
 
 def attacked(attack: PGD, radii: tuple[float, ...], *, keeps_images: bool = False) -> Compute:
@@ -58,8 +66,8 @@ def attacked(attack: PGD, radii: tuple[float, ...], *, keeps_images: bool = Fals
     return compute
 
 
-def towards_each_class(attack: PGD, radius: float, num_classes: int) -> Compute:
-    """What PGD makes of images on the way to each class within a radius.
+def towards_each_class(attack: PGD, radius: float) -> Compute:
+    """What PGD makes of images on the way to each of the first `MOST_CLASSES` within a radius.
 
     'images' f32[b, k, h, w, c]; 'confidence' f[b, k], the probability of that class there.
     """
@@ -75,7 +83,8 @@ def towards_each_class(attack: PGD, radius: float, num_classes: int) -> Compute:
             )
             return {"images": found, "confidence": jnp.exp(value)}
 
-        found = jax.lax.map(to, jnp.arange(num_classes))
+        num_classes = jax.eval_shape(logits, images).shape[-1]
+        found = jax.lax.map(to, jnp.arange(min(num_classes, MOST_CLASSES)))
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), found)
 
     return compute

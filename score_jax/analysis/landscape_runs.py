@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from score_jax.analysis.finding import Picture
+from score_jax.analysis.geometry_kappa import class_name
 from score_jax.analysis.subject import Compute, Subject, compiled
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def runs_of(subject: Subject) -> tuple[Subject, ...]:
     """The subject and those beside it, each with a name of its own."""
-    runs, names = [], {}
+    runs: list[Subject] = []
+    names: dict[str, int] = {}
     for run in (subject, *subject.beside):
         names[run.name] = names.get(run.name, 0) + 1
         count = names[run.name]
@@ -67,7 +69,7 @@ def rows_for(runs: Sequence[Subject]) -> int:
 def titles(subject: Subject) -> list[str]:
     """Class and place in the split of each image that is shown."""
     return [
-        f"{subject.class_names[subject.labels[row]]} #{subject.indices[row]}"
+        f"{class_name(subject, subject.labels[row])} #{subject.indices[row]}"
         for row in subject.chosen
     ]
 
