@@ -7,20 +7,19 @@ a margin is how far an image is from being wrong, in logits or in pixels.
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import attacks, metrics, threat_models
-from score_jax.analysis.subject import Subject, compiled, per_example
+from score_jax.analysis.subject import Compute, Subject, compiled, per_example
 from score_jax.artifact import Artifact
 from score_jax.attacks import PGD
 from score_jax.attacks.fab import closest
 from score_jax.divergences import label_cross_entropy, margin
 from score_jax.threat_models import ThreatModel
-from score_jax.types import Array, BatchStats, Key, Params
+from score_jax.types import Array, Key
 
 LogitsFn = Callable[[Array], Array]
 PGD_STEPS = 20
@@ -106,27 +105,17 @@ def margins(
     return clean, attacked, jnp.where(clean < 0, 0.0, distance)
 
 
-def attack_of(subject: Subject) -> PGD:
-    """The attack that κ is counted under."""
-    return attacks.create(
-        norm=subject.norm, eps=subject.eps, step_size=subject.step_size, num_steps=subject.steps
-    )
-
-
 @functools.lru_cache(maxsize=4)
 def kappa_of(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """(κ i32[n], logit margin at x^K f32[n]) of a subject's images, measured once."""
-    return _counter(subject)(subject.variables, f"κ of {subject.split} images")
+    return per_example(subject, _counting(subject), f"κ of {subject.split} images")
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def margins_of(subject: Subject) -> Margins:
     """The margins of a subject's images, measured once."""
-
-    def compute(logits_fn, keys, images, labels):
-        return margins(logits_fn, keys, images, labels, norm=subject.norm, eps=subject.eps)
-
     what = f"margins of {subject.split} images, {subject.name}"
+    compute = _measuring(subject.norm, subject.eps)
     clean, attacked, distance = per_example(subject, compute, what)
     return Margins(clean=clean, attacked=attacked, distance=distance)
 
@@ -135,12 +124,23 @@ def kappa_over(
     subject: Subject, series: Iterable[Artifact]
 ) -> Iterator[tuple[Artifact, np.ndarray]]:
     """κ i32[n] of a subject's images under each of several models of one kind."""
+    measure = compiled(subject, _counting(subject))
     for artifact in series:
-        variables = artifact.params, artifact.batch_stats
         what = f"κ of {subject.split} images at step {artifact.spec['step']}"
-        yield artifact, _counter(subject)(variables, what)[0]
+        yield artifact, measure((artifact.params, artifact.batch_stats), what)[0]
 
 
-@functools.lru_cache(maxsize=4)
-def _counter(subject: Subject) -> Callable[[tuple[Params, BatchStats], str], Any]:
-    return compiled(subject, functools.partial(robust_steps, attack=attack_of(subject)))
+def _counting(subject: Subject) -> Compute:
+    return _counting_under(subject.norm, subject.eps, subject.step_size, subject.steps)
+
+
+# One function for each attack: what is compiled for it is found again by it.
+@functools.cache
+def _counting_under(norm: str, eps: float, step_size: float, num_steps: int) -> Compute:
+    attack = attacks.create(norm=norm, eps=eps, step_size=step_size, num_steps=num_steps)
+    return functools.partial(robust_steps, attack=attack)
+
+
+@functools.cache
+def _measuring(norm: str, eps: float) -> Compute:
+    return functools.partial(margins, norm=norm, eps=eps)

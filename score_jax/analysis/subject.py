@@ -51,6 +51,7 @@ class Subject:
       checkpoints: which of the run's to measure over training, as in `export_series.artifacts`.
       chosen: places among `images` of those to show one by one.
       beside: other runs, on the same images and with the same ball.
+      programs: what is compiled already, shared by all that were made from one subject.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Subject:
     checkpoints: str = "all"
     chosen: tuple[int, ...] = ()
     beside: tuple["Subject", ...] = ()
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def variables(self) -> tuple[Params, BatchStats]:
@@ -136,7 +138,8 @@ def per_example(subject: Subject, compute: Compute, what: str) -> Any:
     """What `compute` gives for each image, as numpy arrays [n, ...], over every device.
 
     Args:
-      compute: is compiled once; each image's key depends on the seed and its index alone.
+      compute: is compiled once for each function and shape; each image's key depends on the seed
+        and its index alone.
       what: for the progress, such as 'margins: images attacked'.
     """
     return compiled(subject, compute)(subject.variables, what)
@@ -145,16 +148,7 @@ def per_example(subject: Subject, compute: Compute, what: str) -> Any:
 def compiled(subject: Subject, compute: Compute) -> Callable[[tuple[Params, BatchStats], str], Any]:
     """As `per_example`, for several sets of weights: (weights and statistics, what) -> arrays."""
     layout = mesh.create()
-
-    def run(held, batch, key):
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["indices"])
-        images = batch["images"].astype(jnp.float32) / 255
-        logits = evaluation.logits_fn(subject.artifact.classifier, *held)
-        return compute(logits, keys, images, batch["labels"])
-
-    whole = layout.replicated
-    program = jax.jit(run, in_shardings=(whole, layout.batch, whole), out_shardings=whole)
-    batches = []
+    program, batches = _program(subject, compute, layout), []
     for batch in evaluation.padded_batches(
         subject.images, np.arange(len(subject.images)), _batch_size(subject, layout)
     ):
@@ -167,17 +161,36 @@ def compiled(subject: Subject, compute: Compute) -> Callable[[tuple[Params, Batc
         batches.append((layout.put_whole_batch(given), int(batch["mask"].sum())))
 
     def measure(variables: tuple[Params, BatchStats], what: str) -> Any:
-        held, key = jax.device_put((variables, jax.random.key(subject.seed)), whole)
+        held = jax.device_put((variables, jax.random.key(subject.seed)), layout.replicated)
         parts, done = [], 0
         with counted(what, len(subject.images)) as tell:
             for given, count in batches:
-                found = jax.device_get(program(held, given, key))
+                found = jax.device_get(program(*held, given))
                 parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], found))
                 done += count
                 tell(done)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return measure
+
+
+def _program(subject: Subject, compute: Compute, layout: Layout) -> Callable[..., Any]:
+    """Jitted (variables, key, batch) -> tree; one for all that share the subject's programs."""
+    classifier = subject.artifact.classifier
+    _, program = subject.programs.get((id(classifier), compute), (None, None))
+    if program is None:
+
+        def run(variables, key, batch):
+            keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["indices"])
+            images = batch["images"].astype(jnp.float32) / 255
+            logits = evaluation.logits_fn(classifier, *variables)
+            return compute(logits, keys, images, batch["labels"])
+
+        whole = layout.replicated
+        program = jax.jit(run, in_shardings=(whole, whole, layout.batch), out_shardings=whole)
+        # With the classifier, so that nothing else gets its id.
+        subject.programs[id(classifier), compute] = classifier, program
+    return program
 
 
 @functools.lru_cache(maxsize=4)  # The same object, for what is measured once of a subject.
@@ -187,9 +200,10 @@ def _on(subject: Subject, split: str) -> Subject:
 
 
 def _batch_size(subject: Subject, layout: Layout) -> int:
-    """At most the images there are, and a multiple of the devices."""
+    """A multiple of the devices; alike for a smaller split, which then needs no other program."""
     devices = layout.num_devices
-    return -(-min(subject.batch_size, len(subject.images)) // devices) * devices
+    most = max(len(subject.images), min(subject.num_examples, NUM_EXAMPLES))
+    return -(-min(subject.batch_size, most) // devices) * devices
 
 
 def _attack(artifact: Artifact, eps: float, steps: int) -> tuple[int, float]:
@@ -268,6 +282,9 @@ def _beside(subject: Subject, folder: Path) -> Subject:
                 f"--beside={folder}: its {field} is {other}, that of {subject.name} is {own}; "
                 "give runs that are alike in both"
             )
+    if subject.artifact.spec["model"] == artifact.spec["model"]:
+        # What is compiled for one serves both.
+        artifact = dataclasses.replace(artifact, classifier=subject.artifact.classifier)
     return dataclasses.replace(
         subject, name=_name(str(folder), None), workdir=folder, artifact=artifact
     )
