@@ -22,24 +22,6 @@ def answer(capsys, tmp_path):
     return run
 
 
-@pytest.mark.slow
-def test_toy(answer):
-    facts = answer("toy", "--num_examples=2400")
-    assert facts["class_0_at"]["1.667"] == pytest.approx(0.56208397, abs=1e-6)
-    kl = facts["widest_change"]["kl"]
-    assert kl["dense_grid"] == pytest.approx(0.07708, abs=1e-5)
-    assert kl["official_estimate"] == pytest.approx(0.0551, abs=2e-3)
-    options = ("--demo=score", "--divergence=squared_error", "--train_steps=3", "--num_examples=60")
-    facts = answer("toy", *options)
-    assert (facts["demo"], facts["divergence"], facts["train_steps"]) == (
-        "score",
-        "squared_error",
-        3,
-    )
-    assert {"train_loss", "score_risk", "standard_risk", "largest_error"} <= facts.keys()
-    assert facts["draws_per_step"] == 60
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
