@@ -190,9 +190,10 @@ def _sentences(
     num_steps, kappa = subject.steps, own.kappa
     shares = share_of_each(kappa, num_steps)
     hardest, easiest = classes[0], classes[-1]
+    at = "" if own.step is None else f" ({own.label})"
     told = [
-        f"At {own.label}, the exported model, {len(kappa)} training images withstand "
-        f"{kappa.mean():.2f} of {num_steps} steps on average: {100 * shares[0]:.1f}% none, "
+        f"Under the exported model{at}, {len(kappa)} training images withstand {kappa.mean():.2f} "
+        f"of {num_steps} steps on average: {100 * shares[0]:.1f}% none, "
         f"{100 * shares[-1]:.1f}% all of them.",
         f"The class that falls soonest is {hardest['name']} ({hardest['mean']:.2f} steps), the one "
         f"that stands longest {easiest['name']} ({easiest['mean']:.2f}).",
