@@ -102,12 +102,15 @@ def lipschitz(run: Run, split: str = "test", estimate: str = "official") -> floa
       estimate: 'official', as the published code, which is not the maximum that was meant;
         'ascent' or 'gradient'.
     """
+    return lipschitz_facts(run).get("splits", {}).get(split, {}).get(estimate)
+
+
+def lipschitz_facts(run: Run) -> dict[str, Any]:
+    """What `score-jax analyze lipschitz` found of the exported model; {} where not measured."""
     path = run.workdir.path / "analysis" / "lipschitz.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     sha256 = (run.model.get("sha256") or {}).get("model.safetensors")
-    if found.get("model_sha256") != sha256:
-        return None
-    return found.get("splits", {}).get(split, {}).get(estimate)
+    return found if found.get("model_sha256") == sha256 else {}
 
 
 # A column of a published table: what it is of a run here. What no job measures is absent.
