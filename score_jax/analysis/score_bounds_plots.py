@@ -39,7 +39,7 @@ def intervals(
     inner = ROW * len(rows) + 0.1
     cell = TITLE + inner + 0.3
     outside = any(not found[name].holds for found in rows.values() for name in words)
-    head = 0.62 if outside else 0.44
+    head = 0.74 if outside else 0.56
     height = head + cell * lines + 0.05
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
     figure.text(0.05 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold")
@@ -50,15 +50,15 @@ def intervals(
     x = 0.05
     for text, tint in keys:
         figure.text(x / WIDTH, 1 - 0.36 / height, text, va="top", color=tint)
-        x += 0.056 * len(text) + 0.14
+        x += 0.058 * len(text) + 0.17
     if outside:
         note = "✖ R_SCORE outside: of that D the interval is no theorem"
         figure.text(0.05 / WIDTH, 1 - 0.54 / height, note, va="top", color=SCORE_COLOR)
-    wide = (WIDTH - left - 0.12 - 0.22 * (columns - 1)) / columns
+    wide = (WIDTH - left - 0.12 - 0.34 * (columns - 1)) / columns
     for index, (name, heading) in enumerate(words.items()):
         line, column = divmod(index, columns)
         bottom = height - head - cell * line - TITLE - inner
-        place = (left + column * (wide + 0.22)) / WIDTH, bottom / height
+        place = (left + column * (wide + 0.34)) / WIDTH, bottom / height
         axes = figure.add_axes((*place, wide / WIDTH, inner / height))
         _interval_panel(axes, {row: bounds[name] for row, bounds in rows.items()})
         axes.set_title(heading, loc="left", fontsize=8, pad=4)
