@@ -89,8 +89,9 @@ def test_numbers_are_those_of_all_pairs(data, answer, flag, p):
     assert f"toy is r-separated for r up to {facts['train_train']['radius']:.4f}." in out
 
 
-def test_the_control_has_other_labels_in_the_same_pass(data, answer):
+def test_the_control_has_other_labels_in_the_same_pass(data, answer, tmp_path):
     facts, _ = answer("--data=toy", "--seed=3")
+    arrays = np.load(tmp_path / "out" / "separation_toy_linf.npz")
     random = np.random.default_rng(3)
     labels = {name: random.integers(0, 4, len(data[name].labels)) for name in ("train", "test")}
     for side, name in (("train_train", "train"), ("test_train", "test")):
@@ -99,6 +100,8 @@ def test_the_control_has_other_labels_in_the_same_pass(data, answer):
         pairs[labels[name][:, None] == labels["train"]] = np.inf
         assert facts[side]["control"]["smallest"] == pytest.approx(pairs.min(), rel=1e-9)
         assert facts[side]["control"]["mean"] == pytest.approx(pairs.min(1).mean(), rel=1e-9)
+        found = pairs[np.arange(len(pairs)), arrays[f"{side}_control_indices"]]
+        np.testing.assert_allclose(found, arrays[f"{side}_control_distances"], rtol=1e-12)
 
 
 def test_twins_of_two_labels_are_told_and_can_be_left_out(data, answer):
