@@ -90,7 +90,7 @@ def _scale(losses: np.ndarray) -> tuple[ScalarMappable, np.ndarray]:
     first = max(np.searchsorted(LEVELS, low) - 1, 0)
     last = min(max(np.searchsorted(LEVELS, high), first + 2), len(LEVELS) - 1)
     levels = np.array(LEVELS[first : last + 1], np.float64)
-    cmap = colormaps["cividis"]
+    cmap = colormaps["viridis"]
     return ScalarMappable(BoundaryNorm(levels, cmap.N, extend="both"), cmap), levels
 
 
