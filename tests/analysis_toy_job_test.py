@@ -83,14 +83,18 @@ def numbers(demo, divergence, error, sampling="even"):
 
 
 def test_the_verdict_is_the_numbers():
-    found = [numbers("score", "kl", 0.03), numbers("score", "l1", 0.09)]
-    found += [numbers("pgdat", "kl", 0.05), numbers("pgdat", "l1", 0.3)]
+    found = [numbers("pgdat", "kl", 0.2), numbers("pgdat", "l1", 0.3)]
+    found += [numbers("score", "kl", 0.04), numbers("score", "l1", 0.1)]
     assert toy_words.verdicts(found) == [
-        "The truth on [-5, 8] is found within 0.1 under all 2 divergences by "
-        "SCORE (0.030 to 0.090).",
-        "Not, or not under all, by PGD-AT (0.050 to 0.300).",
+        "R_SCORE (L1, dense), over 2 divergences: SCORE 0.020 to 0.050, PGD-AT 0.100 to 0.150.",
+        "Largest error on [-5, 8], over 2 divergences: "
+        "SCORE 0.040 to 0.100, PGD-AT 0.200 to 0.300.",
+        "R_SCORE of PGD-AT is 3.0 to 5.0 times that of SCORE: it asks for one answer in the whole "
+        "ball, so the truth does not minimise it.",
     ]
-    assert toy_words.verdicts(found[-1:]) == ["Not found here by PGD-AT (0.300)."]
+    assert toy_words.verdicts(found[-1:]) == [
+        "R_SCORE (L1, dense): SCORE 0.050.", "Largest error on [-5, 8]: SCORE 0.100.",
+    ]  # fmt: skip
     six = [numbers("score", "kl", 0.2, "kept"), numbers("score", "kl", 0.1, "redrawn")]
     assert toy_words.six_words(six) == [
         "R_SCORE (L1, dense) with six pairs kept: SCORE 0.100.",

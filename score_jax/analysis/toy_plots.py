@@ -19,7 +19,7 @@ from score_jax.report_style import (
     panel,
 )
 
-ROW, LABEL = 0.86, 0.92  # Inches: height of a row, width of its label with the ticks.
+ROW, LABEL = 0.86, 1.04  # Inches: height of a row, width of its label with the ticks.
 TRUTH, LEARNED = color(0), color(1)
 
 
