@@ -157,11 +157,15 @@ def _sentences(
         f"test images; PGD-{PGD_STEPS} alone leaves {100 * test['pgd_accuracy']:.1f}% right.",
     ]
     if relation["spearman"] is not None:
-        saturated = relation["groups"][-1]
+        standing = relation["groups"][-1]
         told.append(
             f"κ and the distance rank training images alike with a Spearman correlation of "
-            f"{relation['spearman']:.2f}; κ cannot tell apart the {saturated['num_examples']} "
-            f"images of κ = {saturated['kappa']}."
+            f"{relation['spearman']:.2f}"
+            + (
+                f"; κ cannot tell apart the {standing['num_examples']} that withstand every step."
+                if standing["kappa"] == subject.steps
+                else "."
+            )
         )
     if test["not_found"]:
         told.append(f"For {test['not_found']} test images no wrong image was found at all.")
