@@ -142,7 +142,8 @@ def _probed(
         ("points of two balls", random.permutation(len(probes))),
     ):
         pairs[name] = probes[moved], at_probes[moved]
-    hardest = (other - own)[2 * len(chosen) :].argsort(kind="stable")
+    left = (other - own)[-len(chosen) :]  # Of those towards another class.
+    hardest = left.argsort(kind="stable")
     return {
         "center_rows": rows[chosen],
         "kinds": np.repeat(list(theorem.KINDS), len(chosen)),
@@ -153,7 +154,13 @@ def _probed(
             for name, (images, values) in pairs.items()
         },
         "hardest": tuple(
-            (labels[place], centers[place], sets[-1][place], others[place])
+            (
+                int(labels[place]),
+                bool(left[place] > 0),
+                centers[place],
+                sets[-1][place],
+                others[place],
+            )
             for place in hardest[: theorem_words.NUM_SHOWN]
         ),
     }
@@ -184,6 +191,6 @@ def _pictures(shown: Shown) -> dict[str, Picture]:
         "certified": "The share of images around which the classifier is proven right, over the "
         "radius of the proof: half the difference of the distances to two classes.",
         "hardest": "Training images of the tightest balls, the point at 0.999 r towards the "
-        "nearest image of another class, and that image; the classifier tells them apart.",
+        "nearest image of another class, and that image.",
     }
     return {name: Picture(caption, draw(name)) for name, caption in captions.items()}

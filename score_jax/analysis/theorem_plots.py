@@ -28,7 +28,7 @@ def probes(shown: Shown) -> Figure:
     axes.set_ylim(0, highest)
     axes.fill_between((0, right), (0, right), color=GRID, linewidth=0, zorder=0.5)
     axes.annotate(
-        "nearer to another class: wrong", (right, 0), xytext=(-6, 5),
+        "nearer to another class: wrong", (1, 0), xytext=(-6, 5),
         textcoords="offset points", ha="right", va="bottom", color=INK,
     )  # fmt: skip
     axes.axvline(1, color=MUTED, linewidth=0.9, linestyle=(0, (3, 1.5)))
@@ -55,9 +55,10 @@ def certified(shown: Shown) -> Figure:
         marks[f"ε = {shown.eps:g}"] = shown.eps
     for words, radius in marks.items():
         axes.axvline(radius, color=INK, linewidth=0.9)
+        is_left = radius > 0.2 * right  # Up to r no curve of training images falls.
         axes.annotate(
-            words, (radius, 1), xytext=(0, 4), textcoords="offset points", ha="center",
-            va="bottom", color=INK, annotation_clip=False,
+            words, (radius, 0.5), xytext=(-4 if is_left else 4, 0), textcoords="offset points",
+            ha="right" if is_left else "left", va="center", color=INK,
         )  # fmt: skip
     axes.set_xlim(0, right)
     axes.set_ylim(0, 1)
@@ -71,13 +72,11 @@ def hardest(shown: Shown) -> Figure:
     """The tightest balls: center, the probe furthest towards another class, and that class."""
     rows = ("training\nimage", "towards\nthe other", "nearest of\nthe other")
     title = "What lies at the edge of the tightest balls?"
-    words = (
-        f"the middle row is 0.999 r away and still is the class above it; r = {shown.radius:.3g}"
-    )
+    words = f"the middle row is 0.999 r away from the image above it; r = {shown.radius:.3g}"
     figure, cells = grid(title, words, INK, rows, len(shown.hardest))
-    for place, (label, *images) in enumerate(shown.hardest):
+    for place, (label, is_right, *images) in enumerate(shown.hardest):
         name = shown.class_name(int(label))
-        captions = (name, f"still {name}", "")
+        captions = (name, f"still {name}" if is_right else "wrong", "")
         for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            show(cells[row][place], image / 255, caption)
+            show(cells[row][place], image / 255, caption, is_right or row != 1)
     return figure

@@ -25,7 +25,8 @@ class Shown:
       kinds: [m], of `theorem.KINDS`, of each probe.
       own, other: f64[m], distances of each probe to the center's class and to the nearest other.
       slopes: which pairs -> r times the steepest slope between each two.
-      hardest: (label, center, probe towards the nearest other, that one), images f32 to 255.
+      hardest: (label, whether the probe is right, center, probe towards the nearest other, that
+        one), images f32 to 255.
       test_own, test_other: f64[t], as `own` and `other` of the test images.
       train_certified: f64[points], sorted; None where it was not measured.
     """
@@ -43,7 +44,7 @@ class Shown:
     own: np.ndarray
     other: np.ndarray
     slopes: Mapping[str, np.ndarray]
-    hardest: Sequence[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+    hardest: Sequence[tuple[int, bool, np.ndarray, np.ndarray, np.ndarray]]
     test_own: np.ndarray
     test_other: np.ndarray
     train_certified: np.ndarray | None
