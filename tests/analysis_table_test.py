@@ -7,7 +7,7 @@ import pytest
 
 from score_jax import cli, evaluate, recipes, report_analyses, report_run, report_table
 from score_jax import config as config_module
-from score_jax.analysis import finding, lipschitz_job, table, table_tasks, table_words
+from score_jax.analysis import finding, lipschitz_job, table, table_job, table_tasks, table_words
 from score_jax.analysis.table import Protocol
 from tests import table_runs
 from tests.table_runs import RECIPE, TEST, TRAIN, add_evaluation, lipschitz, make_run, sha, write
@@ -177,6 +177,12 @@ def test_from_the_command_line_to_the_files(runs, tmp_path, capsys):
     assert lines[0].startswith("| run | train | test |") and len(lines) == 2 + 4
     for name in ("lipschitz", "gaps"):
         assert (out / f"table_{name}.png").stat().st_size > 10000
+
+
+def test_a_comma_in_the_name_of_a_run_does_not_cut_it(runs):
+    folders = [f"{runs}/method=at", f"{runs}/method=trades,dropout", "nowhere"]
+    parts = ",".join(folders).split(",")
+    assert list(table_job._folders(parts)) == folders
 
 
 def test_the_report_of_a_run_has_the_table_that_begins_with_it(runs, monkeypatch):

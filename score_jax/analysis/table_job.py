@@ -15,7 +15,7 @@ from score_jax.writers import LOGGER
 
 def run(call: Call) -> Iterator[Finding]:
     """One line a run; what is missing is measured first, unless that is not wanted."""
-    folders = [*([call.workdir] if call.workdir else []), *call.runs]
+    folders = [*([call.workdir] if call.workdir else []), *_folders(call.runs)]
     if not folders:
         raise UsageError("--runs=DIR,DIR is needed: folders of runs, or folders that hold them")
     protocol = Protocol(
@@ -29,6 +29,16 @@ def run(call: Call) -> Iterator[Finding]:
     if call.workdir:  # It belongs to the report of this run, as long as its export is the same.
         told = replace(told, facts={**told.facts, "model_sha256": table.sha256(runs[0])})
     yield told
+
+
+def _folders(parts: Sequence[str]) -> Iterator[str]:
+    """What a list cut at commas names; folders of a sweep have commas in their own names."""
+    rest = list(parts)
+    while rest:
+        ends = range(len(rest), 0, -1)
+        size = next((end for end in ends if Path(",".join(rest[:end])).is_dir()), 1)
+        yield ",".join(rest[:size])
+        del rest[:size]
 
 
 def found(folders: Sequence[str | Path], protocol: Protocol, out: Path) -> Finding:
