@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from score_jax.analysis.landscape_gradients import to_picture
 from score_jax.analysis.landscape_radii import write_radius
@@ -90,6 +91,8 @@ def _scale(losses: np.ndarray) -> tuple[ScalarMappable, np.ndarray]:
     first = max(np.searchsorted(LEVELS, low) - 1, 0)
     last = min(max(np.searchsorted(LEVELS, high), first + 2), len(LEVELS) - 1)
     levels = np.array(LEVELS[first : last + 1], np.float64)
+    if len(levels) < 6:  # Too few bands to see a shape in: even ones.
+        levels = MaxNLocator(9).tick_values(low, high)
     cmap = colormaps["viridis"]
     return ScalarMappable(BoundaryNorm(levels, cmap.N, extend="both"), cmap), levels
 
