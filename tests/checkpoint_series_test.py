@@ -1,11 +1,13 @@
 """The checkpoints that a run keeps, and what can be read of them while it goes on."""
 
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from score_jax import checkpoint, checkpoint_series, config, workdir
+from score_jax.train_loop import Loop
 from score_jax.types import UserError
 from tests.checkpoint_states import abstract, folders, numbers, state_at
 
@@ -37,6 +39,13 @@ def test_a_series_is_kept_beside_the_last_ones(copy):
     again.save(state_at(7), checkpoint.Best(), is_validated=True)
     again.close()
     assert folders(run.checkpoints) == [7]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(2, [10, 20, 23]), (0, [23])])
+def test_a_series_is_due_every_so_many_epochs_and_at_the_end(epochs, steps):
+    loop = object.__new__(Loop)
+    loop._run = types.SimpleNamespace(steps_per_epoch=5, num_train_steps=23)
+    assert [step for step in range(24) if loop._due(step, epochs)] == steps
 
 
 def test_the_best_is_one_of_the_series(copy):
