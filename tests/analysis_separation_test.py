@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from score_jax import mesh
-from score_jax.analysis import separation_blocks
+from score_jax.analysis import separation, separation_blocks
 from score_jax.analysis.separation import (
     Examples,
     compare,
@@ -105,9 +105,11 @@ def test_the_largest_distance_counts_and_the_same_label_does_not(small_blocks):
 
 @pytest.mark.parametrize("p", [1, 2])
 def test_the_largest_differences_of_many_features_are_exact(small_blocks, p):
-    black, white = (np.full((1, 40, 40, 1), value, np.uint8) for value in (0, 255))
-    sides = white, np.array([0]), np.concatenate([black, white]), np.array([1, 0])
-    assert nearest_other(*sides, p=p).distances.tolist() == [1600 ** (1 / p)]
+    # Odd products: their sum would be rounded above 2^24.
+    dark, white = (np.full((1, 41, 41, 1), value, np.uint8) for value in (1, 255))
+    sides = white, np.array([0]), np.concatenate([dark, white]), np.array([1, 0])
+    found = nearest_other(*sides, p=p).distances
+    np.testing.assert_allclose(found, [254 / 255 * 1681 ** (1 / p)], rtol=1e-15)
 
 
 def test_queries_are_split_over_the_devices_and_nothing_is_sent_between_them():
@@ -127,7 +129,8 @@ def test_queries_are_split_over_the_devices_and_nothing_is_sent_between_them():
     assert compiled.output_shardings.powers.spec == queries.sharding.spec
 
 
-def test_one_device_finds_what_four_find(small_blocks):
+def test_one_device_finds_what_four_find(small_blocks, monkeypatch):
+    monkeypatch.setattr(separation, "COUNT", 32)  # Two parts of queries.
     random = np.random.default_rng(0)
     points = Examples(random.integers(0, 9, (61, 6), dtype=np.uint8), np.arange(61) % 3)
     done = []
