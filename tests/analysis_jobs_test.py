@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from score_jax import cli
+from score_jax.analysis.jobs import ANALYSES
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def answer(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "analyze needs one word, not ''; known: separation, lipschitz, toy"),
+        ([], f"analyze needs one word, not ''; known: {', '.join(ANALYSES)}"),
         (["seperation"], "did you mean 'separation'?"),
         (["toy", "separation"], "analyze needs one word, not 'toy separation'"),
         (

@@ -142,6 +142,7 @@ def test_evaluate_gets_its_flags(job, tmp_path):
     assert cli.main(["evaluate", f"--workdir={tmp_path}"]) == 0
     defaults = dict(data_dir="", num_examples=0, batch_size=500, eps=None, steps=None)
     defaults |= dict(eps_curve=True, name="", seed=0, attack="pgd", split="test", restarts=None)
+    defaults |= dict(step_size=None)
     assert calls[0] == ((str(tmp_path / "export"),), defaults)
     arguments = ["--artifact=b", "--eps=8/255", "--steps=7", "--noeps_curve", "--num_examples=9"]
     assert cli.main(["evaluate", *arguments]) == 0

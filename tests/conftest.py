@@ -15,11 +15,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Most programs of the quick tests run for moments: LLVM would take half of the suite's time
+    """Most programs of the quick tests run for moments: LLVM would take a third of the suite's time
     to optimise them. The slow tests compile as users do."""
     if config.getoption("markexpr") == "not slow":
         flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=1".strip()
 
 
 @pytest.fixture
