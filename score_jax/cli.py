@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown job {name!r}; {suggest(name, JOBS)}")
         label = f"score-jax {name}"
         if any(word in ("--help", "-h") for word in rest):
-            print(describe(name, JOBS[name]))
+            print(describe(name, JOBS[name], [word for word in rest if not word.startswith("-")]))
             return 0
         return _run(label, JOBS[name], parse(name, JOBS[name], rest))
     except UsageError as error:

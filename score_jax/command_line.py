@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from absl import flags
@@ -32,6 +32,19 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Topic:
+    """A word after a job's name that chooses what it does.
+
+    flags: those that it takes; meanings: what a flag is there, where the common text is too wide.
+    """
+
+    summary: str
+    example: str
+    flags: tuple[str, ...]
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Job:
     """One word after `score-jax`: what it does, an example, its flags, its function."""
 
@@ -41,6 +54,7 @@ class Job:
     run: Callable[[Call], Any]
     takes_words: bool = False
     joins: bool = True  # Where it has the flags of CLUSTER: whether it runs as one of several.
+    topics: Mapping[str, Topic] = field(default_factory=dict)
 
     @property
     def all_flags(self) -> tuple[str, ...]:
@@ -125,15 +139,24 @@ def overview(jobs: Mapping[str, Job]) -> str:
     )
 
 
-def describe(name: str, job: Job) -> str:
-    """The text of `score-jax JOB --help`."""
-    lines = [f"score-jax {name}: {job.summary}", "Example:"]
-    lines += [f"  {line}" for line in job.example.splitlines()]
+def describe(name: str, job: Job, words: Sequence[str] = ()) -> str:
+    """The text of `score-jax JOB --help`, or of `score-jax JOB TOPIC --help`."""
+    topic = job.topics.get(next(iter(words), ""))
+    if topic:
+        name, summary, example = f"{name} {words[0]}", topic.summary, topic.example
+    else:
+        summary, example = job.summary, job.example
+    lines = [f"score-jax {name}: {summary}", "Example:", *(f"  {x}" for x in example.splitlines())]
+    if job.topics and not topic:
+        lines += [f"One word says what; its flags: score-jax {name} WHAT --help"]
+        return "\n".join([*lines, *(f"  {what:<13} {t.summary}" for what, t in job.topics.items())])
     lines.append("Flags:")
-    for flag in job.all_flags:
+    for flag in (*topic.flags, "log_level") if topic else job.all_flags:
         kind, default, text = FLAGS[flag]
+        own = topic.meanings.get(flag) if topic else None
+        text = own or text
         choices = ", ".join(choice or "''" for choice in kind.split("|")) if "|" in kind else ""
         text += f" One of: {choices}." if choices else ""
-        shown = "" if default in ("", [], -1) else f" [{default}]"
+        shown = "" if own or default in ("", [], -1) else f" [{default}]"
         lines.append(f"  --{flag:<13} {text}{shown}")
     return "\n".join(lines)

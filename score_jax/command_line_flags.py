@@ -15,8 +15,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "num_examples": (
         "count",
         0,
-        "The first so many images; 0: all (sweep 100, trust 200, compare 256, preview 8); points "
-        "of a step of the toy, 600.",
+        "The first so many images; 0: all (sweep 100, trust 200, compare 256, preview 8).",
     ),
     "batch_size": ("positive", 500, "Images in one forward pass."),
     "seed": ("count", 0, "Seed of the attacks."),
@@ -49,7 +48,7 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "divergence": (
         "kl|squared_error|l1|l2|linf|sqrt_js",
         "kl",
-        "What attack and training of the toy measure; left out, the figures show all.",
+        "What attack and training of the toy measure.",
     ),
     "train_steps": ("positive", 500, "Steps of the toy's training."),
     "p": ("string", "", "Any other norm, as its order: 1 or more, such as 3 or 1.5."),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from score_jax import cli
-from score_jax.analysis.jobs import ANALYSES
+from score_jax.analysis.topics import TOPICS
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def answer(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], f"analyze needs one word, not ''; known: {', '.join(ANALYSES)}"),
+        ([], f"analyze needs one word, not ''; known: {', '.join(TOPICS)}"),
         (["seperation"], "did you mean 'separation'?"),
         (["toy", "separation"], "analyze needs one word, not 'toy separation'"),
         (

@@ -27,12 +27,33 @@ def test_help_of_everything_without_loading_jax():
         assert f"score-jax {name}: {entry.summary}\nExample:\n  score-jax {name}" in run.stdout
 
 
-@pytest.mark.parametrize("name", cli.JOBS)
+@pytest.mark.parametrize("name", [name for name, job in cli.JOBS.items() if not job.topics])
 def test_help_lists_every_flag_with_default_and_choices(name, capsys):
     assert cli.main([name, "-h"]) == 0
     text = capsys.readouterr().out.partition("\nFlags:\n")[2]
     assert [line.split()[0][2:] for line in text.splitlines()] == [*cli.JOBS[name].all_flags]
     assert text.rstrip().endswith("One of: debug, info, warning, error. [info]")
+
+
+TOPICS = [(name, what) for name, job in cli.JOBS.items() for what in job.topics]
+
+
+@pytest.mark.parametrize(("name", "what"), TOPICS)
+def test_help_of_a_topic_lists_its_own_flags(name, what, capsys):
+    topic = cli.JOBS[name].topics[what]
+    assert cli.main([name, what, "-h"]) == 0
+    head, _, text = capsys.readouterr().out.partition("\nFlags:\n")
+    assert head.startswith(f"score-jax {name} {what}: {topic.summary}\nExample:\n  score-jax ")
+    assert [line.split()[0][2:] for line in text.splitlines()] == [*topic.flags, "log_level"]
+    for flag, meaning in topic.meanings.items():
+        assert f"  --{flag:<13} {meaning}" in text
+    for example in topic.example.splitlines():
+        words = shlex.split(example)
+        call = cli.parse(name, cli.JOBS[name], words[2:])
+        assert words[:3] == ["score-jax", name, what] and call.words == (what,)
+        assert all(word[2:].partition("=")[0] in topic.flags for word in words[3:])
+    assert cli.main([name, "-h"]) == 0
+    assert f"\n  {what:<13} {topic.summary}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", cli.JOBS)

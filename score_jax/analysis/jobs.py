@@ -1,4 +1,4 @@
-"""The job `score-jax analyze WHAT`: the table of measurements, and where their files go.
+"""The job `score-jax analyze WHAT`: runs a measurement, and knows where its files go.
 
 A measurement is a module WHAT_job with a function `run`: the call -> its findings. Nothing heavy is
 imported before one runs, so that `--help` answers at once.
@@ -6,73 +6,12 @@ imported before one runs, so that `--help` answers at once.
 
 import importlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from score_jax.analysis.topics import TOPICS
 from score_jax.command_line import Call, Job, UsageError, suggest
 
 FOLDER = "runs/analysis"  # Of what is measured without a run.
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What a measurement answers, and its flags besides --workdir and --out."""
-
-    question: str
-    own_flags: tuple[str, ...]
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return ("workdir", "out", *self.own_flags)
-
-
-ANALYSES = {
-    "separation": Analysis(
-        "How far apart do images of different classes lie?",
-        ("data", "data_dir", "norm", "p", "eps", "outliers", "seed", "num_examples"),
-    ),
-    "lipschitz": Analysis(
-        "How fast do the logits of a model change near images?",
-        (
-            "artifact", "data_dir", "split", "eps", "steps", "restarts", "batch_size", "seed",
-            "num_examples",
-        ),
-    ),
-    "theorem": Analysis(
-        "Is there a smooth classifier that is right all around the training images?",
-        ("data", "data_dir", "norm", "p", "radius", "outliers", "probes", "seed", "num_examples"),
-    ),
-    "gaps": Analysis(
-        "How much better is a run on training images, and does it overfit to the attack?",
-        (
-            "data_dir", "checkpoints", "weights", "num_examples", "eps", "steps", "step_size",
-            "batch_size", "seed",
-        ),
-    ),
-    "score-bounds": Analysis(
-        "Does SCORE's robust error lie between its bounds, and how far does the truth change?",
-        (
-            "problem", "dimensions", "artifact", "surrogate", "temperature", "data_dir", "norm",
-            "eps", "divergence", "train_steps", "steps", "restarts", "batch_size", "seed",
-            "num_examples",
-        ),
-    ),
-    "table": Analysis(
-        "Which runs are accurate, robust, smooth, and how large are their gaps?",
-        ("runs", "measure", "data_dir", "num_examples", "eps", "batch_size", "seed"),
-    ),
-    "toy": Analysis(
-        "What do SCORE and others learn where the truth is known?",
-        ("show", "demo", "divergence", "train_steps", "seed", "num_examples"),
-    ),
-    "geometry": Analysis(
-        "How does a model look around images: who falls soonest, how far is the edge?",
-        (
-            "artifact", "data_dir", "split", "eps", "steps", "batch_size", "seed", "num_examples",
-            "show", "checkpoints", "images", "beside",
-        ),
-    ),
-}  # fmt: skip
 
 
 def folder_of(call: Call) -> Path:
@@ -89,16 +28,16 @@ def analyze(call: Call) -> list[str]:
       UsageError: no measurement of that name, or a flag that is not one of its own.
     """
     what = call.words[0] if call.words else ""
-    if what not in ANALYSES or len(call.words) > 1:
+    if what not in TOPICS or len(call.words) > 1:
         raise UsageError(f"analyze needs one word, not {' '.join(call.words)!r}; {_known(what)}")
-    analysis = ANALYSES[what]
+    topic = TOPICS[what]
     foreign = [
-        flag for flag in ANALYZE.flags if call.values[flag].present and flag not in analysis.flags
+        flag for flag in ANALYZE.flags if call.values[flag].present and flag not in topic.flags
     ]
     if foreign:
         raise UsageError(
             f"--{foreign[0]} is not for `analyze {what}`, whose flags are "
-            f"{', '.join(f'--{flag}' for flag in analysis.flags)}"
+            f"{', '.join(f'--{flag}' for flag in topic.flags)}"
         )
     job = importlib.import_module(f"score_jax.analysis.{what.replace('-', '_')}_job")
     from score_jax.analysis import finding
@@ -112,16 +51,15 @@ def analyze(call: Call) -> list[str]:
 
 
 def _known(what: str) -> str:
-    return suggest(what, ANALYSES) if what else f"known: {', '.join(ANALYSES)}"
+    return suggest(what, TOPICS) if what else f"known: {', '.join(TOPICS)}"
 
 
 ANALYZE = Job(
-    "Measure what the papers measure: "
-    + "; ".join(f"{what}: {analysis.question}" for what, analysis in ANALYSES.items()),
-    "score-jax analyze separation --data=cifar10 --norm=linf\n"
-    "score-jax analyze lipschitz --workdir=runs/score --num_examples=1000\n"
-    "score-jax analyze toy --demo=score --num_examples=6000",
-    tuple(dict.fromkeys(flag for analysis in ANALYSES.values() for flag in analysis.flags)),
+    f"Measure what the papers measure, with pictures: {', '.join(TOPICS)}.",
+    "score-jax analyze separation --data=cifar10\n"
+    "score-jax analyze lipschitz --workdir=runs/score --num_examples=1000",
+    tuple(dict.fromkeys(flag for topic in TOPICS.values() for flag in topic.flags)),
     analyze,
     takes_words=True,
+    topics=TOPICS,
 )
