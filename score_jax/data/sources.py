@@ -201,7 +201,7 @@ def _folder(name: str, data_dir: str) -> Path:
     if folder is None:
         raise UserError(
             f"dataset {name!r} is not prepared in {data_folder(data_dir)}; run: "
-            f"{prepare_command(name)}, or give the folder with --config.data.dir=DIR"
+            f"{prepare_command(name)}, or give the folder with --data_dir=DIR"
         )
     return folder
 
