@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from score_jax import artifact, cli
-from score_jax.analysis import score_bounds_images
+from score_jax.analysis import score_bounds_finite, score_bounds_images
 from score_jax.artifact import Artifact
 from score_jax.data import sources
 from tests import toy_mlp
@@ -43,6 +43,7 @@ def exports(monkeypatch, tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_images(exports, capsys, tmp_path):
     options = ["--problem=images", "--artifact=a", "--surrogate=b", "--divergence=l1"]
     options += ["--steps=4", f"--out={tmp_path / 'out'}"]
@@ -112,12 +113,14 @@ def test_a_surrogate_of_other_classes_is_refused(exports, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_known_data(capsys, tmp_path):
+def test_known_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_bounds_finite, "SIZES", (6, 20))
+    monkeypatch.setattr(score_bounds_finite, "NUM_DRAWS", 2)
     for options, name in (
         (["--problem=toy"], "toy"),
         (["--problem=mixture", "--dimensions=3", "--norm=l2", "--num_examples=100"], "mixture_3d"),
     ):
-        more = ["--train_steps=30", "--divergence=l1", f"--out={tmp_path}"]
+        more = ["--train_steps=10", "--divergence=l1", f"--out={tmp_path}"]
         assert cli.main(["analyze", "score-bounds", *options, *more]) == 0
         capsys.readouterr()
         facts = json.loads((tmp_path / f"score_bounds_{name}.json").read_text())
@@ -126,7 +129,7 @@ def test_known_data(capsys, tmp_path):
         assert all(found["l1"]["holds"] for found in models.values())
         assert models["truth"]["l1"]["score"] == 0 < models["cells"]["l1"]["score"]
         finite = json.loads((tmp_path / f"score_bounds_{name}_finite.json").read_text())
-        assert [sample["num_pairs"] for sample in finite["samples"]] == [6, 20, 60, 200]
+        assert [sample["num_pairs"] for sample in finite["samples"]] == [6, 20]
         for sample in finite["samples"]:
             assert sample["least_madry"] <= sample["reached_madry"] + 1e-9
             assert sample["minimiser"]["holds"] and sample["minimiser"]["score"] > 0.1

@@ -51,7 +51,7 @@ def random_predictor(seed, num_classes=4):
     return Predictor(_random, params)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_bound_holds_for_metrics_whatever_points_are_searched(seed):
     key = jax.random.key(100 + seed)
     x = jax.random.normal(key, (50, 2))
@@ -108,9 +108,9 @@ def test_a_truth_that_is_constant_in_the_ball_has_no_c():
     x = jax.random.normal(jax.random.key(0), (20, 2))
     labels = score_bounds.constant(Distribution.of_probs(jnp.eye(4)[np.arange(20) % 4]))
     found = score_bounds.bounds(
-        NAMES,
+        ("l1",),
         score_bounds.measure(
-            NAMES, labels, random_predictor(1), x, ball=toy.Interval(eps=0.3), num_steps=5
+            ("l1",), labels, random_predictor(1), x, ball=toy.Interval(eps=0.3), num_steps=5
         ),
     )
     for bound in found.values():

@@ -10,6 +10,13 @@ from score_jax.analysis.score_bounds_words import COLUMNS, WORDS, cells_of
 from score_jax.writers_progress import counted
 
 
+def _range(sample: Sample) -> str:
+    """The least R_Madry(q; n): a number, or between which two it lies."""
+    if sample.reached - sample.lower < 1e-6:
+        return f"{sample.lower:.4f}"
+    return f"{sample.lower:.4f} to {sample.reached:.4f}"
+
+
 def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
     """What the minimiser of R_Madry(q; n) costs, for each of `SIZES` and each metric asked for."""
     sizes = score_bounds_finite.SIZES
@@ -22,11 +29,8 @@ def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
     for name in asked:
         for samples in found:
             sample = samples[name]
-            least = f"{sample.lower:.4f}"
-            if sample.reached - sample.lower > 1e-6:
-                least += f" to {sample.reached:.4f}"
             table.append([
-                name, str(sample.num_pairs), least, f"{sample.kept:.0%}",
+                name, str(sample.num_pairs), _range(sample), f"{sample.kept:.0%}",
                 *cells_of(sample.minimiser),
             ])  # fmt: skip
     first, last = found[0][asked[0]], found[-1][asked[0]]
@@ -45,8 +49,8 @@ def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
             "minimum over all functions is known, as pairs of different labels cost something "
             "only where their balls meet: a linear program, and a minimiser answers with the "
             "label of the nearest pair that it keeps.",
-            f"In {asked[0]} the minimum is {first.lower:.4f} for {first.num_pairs} pairs and "
-            f"{last.lower:.4f} for {last.num_pairs}; the minimiser's R_SCORE on all of the data "
+            f"In {asked[0]} the minimum is {_range(first)} for {first.num_pairs} pairs and "
+            f"{_range(last)} for {last.num_pairs}; the minimiser's R_SCORE on all of the data "
             f"is {first.minimiser.score:.4f} and {last.minimiser.score:.4f}, the truth's 0. C is "
             f"{last.minimiser.change:.4f}.",
             f"Means over {score_bounds_finite.NUM_DRAWS} samples of each size.",

@@ -184,6 +184,7 @@ def _ascents(problem: Problem, shares: Mapping[str, np.ndarray]) -> str:
         )
     change = min(float(share[score_bounds.CHANGE].min()) for share in shares.values())
     return (
-        f"C is exact by the grid, and the ascents alone find {100 * change:.1f}% of it or more; "
+        f"For C the grid covers all that the truth sees of the ball, and the ascents alone find "
+        f"{100 * change:.1f}% of what it finds; "
         "R_Madry and R_SCORE of a network are estimates from below."
     )
