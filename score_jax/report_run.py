@@ -118,11 +118,11 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
     """
     workdir = find_workdir(path)
     config = config_module.to_dict(workdir.read_config())
-    model = _read_json(workdir.export / "model.json")
+    model = read_json(workdir.export / "model.json")
     sha256 = (model.get("sha256") or {}).get("model.safetensors")
     results, train_results, outdated = {}, {}, []
     for file in sorted(workdir.path.glob("eval/*/result.json")):
-        result = _read_json(file)
+        result = read_json(file)
         if not {"clean_accuracy", "robust_accuracy", "num_examples", "eps"} <= result.keys():
             raise UserError(f"{file} is not the result of an evaluation; move it away")
         if sha256 and result.get("model_sha256") != sha256:
@@ -136,7 +136,7 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
         workdir=workdir,
         name=workdir.path.name,
         config=config,
-        record=_read_json(workdir.run),
+        record=read_json(workdir.run),
         metrics=tuple(_read_metrics(workdir.metrics)),
         model=model,
         results=results,
@@ -189,7 +189,12 @@ def is_at_own_radius(result: Mapping[str, Any], config: Mapping[str, Any]) -> bo
     return same_norm and abs(result["eps"]["value"] - config["eps"]) < 1e-9
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The facts in a file; {} where there is none.
+
+    Raises:
+      UserError: it is not readable.
+    """
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:

@@ -4,7 +4,6 @@ The numbers live in configs/published.py; a run says by `config.published` which
 """
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from score_jax import config as config_module
 from score_jax import overrides, recipes, report_run
 from score_jax.report_run import Run
-from score_jax.types import lookup
+from score_jax.types import UserError, lookup
 from score_jax.workdir import MAY_CHANGE
 
 PUBLISHED = "configs/published.py"
@@ -106,9 +105,15 @@ def lipschitz(run: Run, split: str = "test", estimate: str = "official") -> floa
 
 
 def lipschitz_facts(run: Run) -> dict[str, Any]:
-    """What `score-jax analyze lipschitz` found of the exported model; {} where not measured."""
+    """What `score-jax analyze lipschitz` found of the exported model; {} where not measured.
+
+    Raises:
+      UserError: its file is damaged.
+    """
     path = run.workdir.path / "analysis" / "lipschitz.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = report_run.read_json(path)
+    if not isinstance(found.get("splits", {}), dict):
+        raise UserError(f"{path} is not of `score-jax analyze`; move it away")
     sha256 = (run.model.get("sha256") or {}).get("model.safetensors")
     return found if found.get("model_sha256") == sha256 else {}
 

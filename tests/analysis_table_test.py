@@ -65,7 +65,22 @@ def test_what_was_measured_otherwise_does_not_count(runs, change):
     )
 
 
-@pytest.mark.parametrize("change", [{"eps": 0.1}, {"model_sha256": "0"}, {"splits": {}}])
+ONE = {"num_examples": 1, "official": 3, "ascent": 9}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eps": 0.1},
+        {"model_sha256": "0"},
+        {"splits": {}},
+        {"splits": {"train": ONE, "test": ONE | {"num_examples": TEST}}},
+        {"official_steps": 100},
+        {"steps": 100},
+        {"restarts": 1},
+        {"seed": 1},
+    ],
+)
 def test_another_lipschitz_constant_does_not_count(runs, change):
     folder = runs / "method=at"
     finding.write(folder / "analysis", "lipschitz", lipschitz(folder, 3, 9, **change), 1.0)
@@ -95,7 +110,7 @@ def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, 
 
     def searched(path, **options):
         calls.append((path, options))
-        return lipschitz(folder, 3, 27)
+        return lipschitz(folder, 3, 27, seed=5)
 
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     monkeypatch.setattr(lipschitz_job, "measure", searched)
@@ -108,7 +123,7 @@ def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, 
             dict(data_dir="", num_examples=0, seed=5, batch_size=500, eps=None),
         ),
     ]
-    row, missing = one(folder)
+    row, missing = one(folder, Protocol(seed=5))
     assert not missing and row.values["gap"] == pytest.approx(10)
 
 

@@ -48,7 +48,11 @@ def lipschitz(folder, official, ascent, **changes):
         split: dict(num_examples=count, official=official / factor, ascent=ascent / factor)
         for split, count, factor in (("train", TRAIN, 2), ("test", TEST, 1))
     }
-    facts = dict(eps=0.2, model_sha256=sha(folder), splits=told) | changes
+    facts = dict(
+        eps=0.2, model_sha256=sha(folder), splits=told, official_steps=10, steps=20, restarts=3,
+        seed=0,
+    )  # fmt: skip
+    facts |= changes
     return Finding(name="lipschitz", title="Lipschitz", summary=["."], facts=facts)
 
 

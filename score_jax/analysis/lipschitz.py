@@ -2,8 +2,8 @@
 
 The local Lipschitz constant at x is the largest ‖f(x) - f(x')‖₁ / ‖x - x'‖_∞ over x' within eps.
 The released estimator goes the wrong way: it descends the ratio that it is to maximise. The papers'
-columns were made with it, so it is here beside a search that ascends, and each number says which it
-is.
+columns were very probably made with it, so it is here beside a search that ascends, and each number
+says which it is.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,8 @@
 """`score-jax analyze lipschitz`: how fast the logits of a model change near images."""
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from score_jax.data import sources
 SPLITS = ("train", "test")
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
 NOTE = (
-    "official: the released estimator, behind the published numbers, which descends: no maximum. "
-    "ascent: the steepest change that a search found within eps. gradient: the steepest change in "
-    "the limit at the image itself, {exactly}. The latter two never exceed the true constant."
+    "official: the released estimator, very probably behind the published numbers, which descends: "
+    "no maximum. ascent: the steepest change that a search found within eps. gradient: {gradient}. "
+    "But for rounding the latter two never exceed the true constant where the logits are "
+    "differentiable."
 )
+EXACT = "the steepest change in the limit at the image itself, exact for the gradient as computed"
+SEARCHED = "the steepest change in the limit at the image itself that was found, from below"
 
 
 def run(call: Call) -> Iterator[Finding]:
@@ -33,7 +38,7 @@ def run(call: Call) -> Iterator[Finding]:
         raise UsageError(f"--steps={call.steps} is no walk; give 0 or more")
     if call.restarts < -1 or call.restarts == 0:
         raise UsageError(f"--restarts={call.restarts} is no search; give 1 or more")
-    yield measure(
+    found = measure(
         path,
         splits=(call.split,) if call.values["split"].present else SPLITS,
         data_dir=call.data_dir,
@@ -44,6 +49,14 @@ def run(call: Call) -> Iterator[Finding]:
         batch_size=call.batch_size,
         seed=call.seed,
     )
+    if not call.workdir and not call.out:  # Of all models into one folder.
+        found = replace(found, name=_own_name(path, found.facts["eps"]))
+    yield found
+
+
+def _own_name(path: str, eps: float) -> str:
+    """'lipschitz_RUN_eps0.03', which another model or radius has not."""
+    return f"lipschitz_{re.sub(r'[^A-Za-z0-9_.-]', '-', subject.name_of(path))}_eps{eps:.6g}"
 
 
 def measure(
@@ -66,7 +79,7 @@ def measure(
       data_dir: where datasets lie.
       num_examples: the first so many of each split; 0: all.
       eps: L∞ radius, pixel units; None: the model's own.
-      steps: of the walks; None: 10 as released, and as many as are usual of the search.
+      steps: of the search, as many as are usual for None; official always takes its 10.
       restarts: of the search.
 
     Raises:
@@ -93,23 +106,21 @@ def measure(
         )
         for split in splits
     }
-    walk = lipschitz.NUM_STEPS if steps is None else steps
-    found = {split: estimates(of, walk, restarts) for split, of in subjects.items()}
-    return _finding(subjects, found, walk, restarts)
+    found = {split: estimates(of, restarts) for split, of in subjects.items()}
+    return _finding(subjects, found, restarts)
 
 
-def estimates(of: Subject, walk: int, restarts: int) -> dict[str, np.ndarray]:
+def estimates(of: Subject, restarts: int) -> dict[str, np.ndarray]:
     """'official', 'ascent' and 'gradient' -> f32[n], one an image.
 
-    Args:
-      walk: steps of the released estimator; those of the search are the subject's.
+    The steps of the search are the subject's, those of the released estimator as released.
     """
 
     def compute(logits_fn, keys, images, labels):
         del labels
         noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
         official = lipschitz.local_lipschitz(
-            logits_fn, jax.random.key(0), images, eps=of.eps, steps=walk, noise=noise
+            logits_fn, jax.random.key(0), images, eps=of.eps, noise=noise
         )
         gradient, corners = tangent_slope(logits_fn, keys, images)
         searched = lipschitz.steepest(
@@ -128,13 +139,12 @@ def estimates(of: Subject, walk: int, restarts: int) -> dict[str, np.ndarray]:
 def _finding(
     subjects: dict[str, Subject],
     found: dict[str, dict[str, np.ndarray]],
-    walk: int,
     restarts: int,
 ) -> Finding:
     some = next(iter(subjects.values()))
     num_classes = some.artifact.spec["model"]["num_classes"]
     told = {split: _told(values, len(subjects[split].images)) for split, values in found.items()}
-    note = NOTE.format(exactly="exactly" if num_classes <= EXACT_CLASSES else "nearly")
+    note = NOTE.format(gradient=EXACT if num_classes <= EXACT_CLASSES else SEARCHED)
 
     def draw():
         from score_jax.analysis import lipschitz_plots
@@ -150,7 +160,7 @@ def _finding(
             "norm": "linf",
             "eps": some.eps,
             "seed": some.seed,
-            "official_steps": walk,
+            "official_steps": lipschitz.NUM_STEPS,
             "official_step_size": lipschitz.STEP_SIZE,
             "steps": some.steps,
             "restarts": restarts,
@@ -188,7 +198,8 @@ def _told(values: dict[str, np.ndarray], count: int) -> dict[str, Any]:
 
 
 def _sentence(split: str, told: dict[str, Any]) -> str:
-    times = f", {told['ascent'] / told['official']:.0f} times that" if told["official"] else ""
+    ratio = told["ascent"] / told["official"] if told["official"] else 0.0
+    times = f", {ratio:.{0 if ratio >= 10 else 1}f} times that" if ratio else ""
     return (
         f"Around {told['num_examples']} {split} images the mean is {told['official']:.3f} as "
         f"released; the logits do change by {told['ascent']:.3f} a unit of distance{times} "

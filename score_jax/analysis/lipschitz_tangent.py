@@ -25,8 +25,9 @@ def tangent_slope(
 ) -> tuple[Array, Array]:
     """(largest ‖J s‖₁, f[b]; the s that has it, f[b, h, w, c] in {-1, 0, 1}).
 
-    Exact with up to `EXACT_CLASSES` classes; else the best of `STARTS` alternating searches, a
-    slope that the tangent has, and so never too large.
+    Exact with up to `EXACT_CLASSES` classes, for the gradient as computed (at a kink one of
+    several); else the best of `STARTS` alternating searches, a slope that the tangent has, and so
+    never too large.
 
     Args:
       logits_fn: images f[b, h, w, c] -> logits f[b, k].

@@ -120,7 +120,7 @@ def create(call: Call) -> Subject:
     steps, step_size = _attack(artifact, eps, call.steps)
     workdir = Path(call.workdir) if call.workdir else None
     subject = Subject(
-        name=_name(path, workdir), workdir=workdir, artifact=artifact, split=call.split,
+        name=name_of(path, workdir), workdir=workdir, artifact=artifact, split=call.split,
         **read(artifact, call.split, call.data_dir, wanted),
         class_names=sources.class_names(artifact.spec["dataset"], call.data_dir),
         norm=artifact.spec["norm"], eps=eps, steps=steps, step_size=step_size, seed=call.seed,
@@ -215,7 +215,8 @@ def _attack(artifact: Artifact, eps: float, steps: int) -> tuple[int, float]:
     return steps, 2.5 * eps / steps
 
 
-def _name(path: str, workdir: Path | None) -> str:
+def name_of(path: str, workdir: Path | None = None) -> str:
+    """What a run is called, given its folder or that of its export."""
     folder = (workdir or Path(path)).absolute()
     return folder.parent.name if folder.name == "export" else folder.name
 
@@ -286,5 +287,5 @@ def _beside(subject: Subject, folder: Path) -> Subject:
         # What is compiled for one serves both.
         artifact = dataclasses.replace(artifact, classifier=subject.artifact.classifier)
     return dataclasses.replace(
-        subject, name=_name(str(folder), None), workdir=folder, artifact=artifact
+        subject, name=name_of(str(folder)), workdir=folder, artifact=artifact
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import report_run, report_table
+from score_jax.analysis import lipschitz
 from score_jax.data import sources
 from score_jax.report_run import Run
 from score_jax.types import UserError
@@ -129,12 +130,19 @@ def evaluation(run: Run, split: str, protocol: Protocol) -> Mapping[str, Any]:
 def slopes(run: Run, protocol: Protocol) -> dict[str, float]:
     """'test Lipschitz', 'train Lipschitz' and 'ascent' of the run's `analyze lipschitz`.
 
-    {} where there is none of this export, of this radius and of so many test images.
+    {} where there is none of this export, of this radius and seed, by the usual search, and of so
+    many images of each split; those of training may be absent.
     """
     facts = report_table.lipschitz_facts(run)
     told = facts.get("splits", {})
+    usual = {
+        "official_steps": lipschitz.NUM_STEPS, "steps": lipschitz.SEARCH_STEPS,
+        "restarts": lipschitz.RESTARTS, "seed": protocol.seed,
+    }  # fmt: skip
     if (
-        told.get("test", {}).get("num_examples") != protocol.count(run, "test")
+        "test" not in told
+        or any(told[split]["num_examples"] != protocol.count(run, split) for split in told)
+        or any(facts.get(name) != value for name, value in usual.items())
         or abs(facts["eps"] - protocol.radius(run)) > 1e-9
     ):
         return {}

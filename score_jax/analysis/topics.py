@@ -42,7 +42,7 @@ TOPICS = {
         *MODEL, "split", "restarts",
         split="Images to measure on, train or test alone; left out: both.",
         eps="L∞ radius, such as 8/255; '': the model's own.",
-        steps="Steps of the walks; -1: 10 of the released one, and what the search needs.",
+        steps="Steps of the search, -1: 20; the released estimator always takes its 10.",
         restarts="Starts of the search; -1: 3.",
     ),
     "gaps": _topic(
