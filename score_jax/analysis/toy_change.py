@@ -23,11 +23,12 @@ def finding(bench: Bench) -> Finding:
         )
         for name, row in rows.items()
     ]  # fmt: skip
+    share = " to ".join(dict.fromkeys(f"{-bias:.0%}" for bias in (max(biases), min(biases))))
     summary = [
         "How far the true p(y|x) itself changes within |x' - x| <= 1, on average: C, the constant "
         "of SCORE's bounds |R_Madry - C| <= R_SCORE <= R_Madry + C (a theorem for metrics: L1, L2, "
         "L∞, √JS).",
-        f"The released estimator is too small by {-max(biases):.0%} to {-min(biases):.0%}: its "
+        f"The released estimator is too small by {share}: its "
         "sign attack starts once and climbs away from x on the side where it starts, so it finds "
         "about the mean of the two one-sided maxima instead of the larger one.",
         "The script's √JS is the root of the mean, and so are both values here; the mean of the "

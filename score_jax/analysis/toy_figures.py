@@ -34,8 +34,8 @@ def methods(bench: Bench) -> Finding:
         summary=[
             *toy_words.verdicts(found),
             f"Each step has {bench.num_draws} points, spread evenly over the distribution and "
-            "shifted at random at each: the averages of 600 vary as little as those of the paper's "
-            "60,000 independent draws.",
+            "shifted at random at each; 600 of them average as well as thousands of independent "
+            "draws, of which the paper takes 60,000.",
             MEASURED,
         ],
         facts={**bench.facts(), "trainings": found, "script": toy_words.script_facts()},
