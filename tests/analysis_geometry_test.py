@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from score_jax import artifact, cli, export_series
-from score_jax.analysis import geometry, geometry_kappa, geometry_margins, geometry_weights, subject
+from score_jax.analysis import (
+    geometry,
+    geometry_kappa,
+    geometry_margins,
+    geometry_weights,
+    subject,
+    subject_choice,
+)
 from score_jax.artifact import Artifact
 from score_jax.attacks import PGD
 from score_jax.data import sources
@@ -250,3 +257,11 @@ def test_a_run_of_other_data_cannot_stand_beside(create, monkeypatch):
     monkeypatch.setattr(artifact, "load", load)
     with pytest.raises(subject.UsageError, match="its dataset is cifar10, that of toy is toy"):
         create(beside="runs/other")
+
+
+def test_runs_of_one_name_are_told_apart(create):
+    examined = create(beside="seed1/score,seed2/score,seed3/toy,seed4/score")
+    assert examined.name == "toy"
+    names = [run.name for run in examined.beside]
+    assert names == ["score", "score (2)", "toy (2)", "score (3)"]
+    assert subject_choice.told_apart(["a", "a (2)", "a"]) == ["a", "a (2)", "a (3)"]

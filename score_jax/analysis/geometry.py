@@ -8,17 +8,17 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import attacks, metrics, threat_models
+from score_jax.analysis import landscape_surface
 from score_jax.analysis.subject import Compute, Subject, compiled, per_example
 from score_jax.artifact import Artifact
 from score_jax.attacks import PGD
 from score_jax.attacks.fab import closest
+from score_jax.attacks.multi_targeted import draw_noise
 from score_jax.divergences import label_cross_entropy, margin
-from score_jax.threat_models import ThreatModel
 from score_jax.types import Array, Key
 
 LogitsFn = Callable[[Array], Array]
@@ -42,11 +42,6 @@ class Margins:
     distance: np.ndarray
 
 
-def start_noise(threat: ThreatModel, keys: Key, images: Array) -> Array:
-    """A draw for every image by its own key [b], for `PGD`'s `noise`."""
-    return jax.vmap(lambda key: threat.noise(key, images.shape[1:], images.dtype))(keys)
-
-
 def robust_steps(
     logits_fn: LogitsFn, keys: Key, images: Array, labels: Array, *, attack: PGD
 ) -> tuple[Array, Array]:
@@ -66,7 +61,7 @@ def robust_steps(
         logits = logits_fn(moving)
         return label_cross_entropy(logits, labels), (metrics.correct(logits, labels), carry)
 
-    noise = start_noise(attack.threat, keys, images)
+    noise = draw_noise(attack.threat, keys, images)
     attacked = attack.watch(watched, keys[0], images, noise)
     return attacked.robust_steps, margin(logits_fn(attacked.images), labels)
 
@@ -82,20 +77,12 @@ def margins(
     threat = threat_models.create(norm, eps)
     clean = margin(logits_fn(images), labels)
 
-    def keep_least(moving, found, least, worst):
-        is_less = found < least
-        return jnp.minimum(least, found), jnp.where(is_less[:, None, None, None], moving, worst)
-
-    def watched(moving, index, carry):
-        del index
-        found = margin(logits_fn(moving), labels)
-        return -found, (found > 0, keep_least(moving, found, *carry))
+    def wrongness(moving):
+        return -margin(logits_fn(moving), labels)
 
     attack = PGD(threat=threat, step_size=2.5 * eps / PGD_STEPS, num_steps=PGD_STEPS)
-    noise = start_noise(threat, keys, images)
-    walked = attack.watch(watched, keys[0], images, noise, carry=(clean, images))
-    last = margin(logits_fn(walked.images), labels)
-    attacked, worst = keep_least(walked.images, last, *walked.carry)
+    worst, highest = landscape_surface.highest(wrongness, attack, keys, images)
+    attacked = jnp.minimum(clean, -highest)
     _, distance = closest(
         logits_fn, keys, images, labels, norm=norm, eps=eps, num_targets=FAB_TARGETS,
         num_steps=FAB_STEPS,

@@ -16,15 +16,8 @@ if TYPE_CHECKING:
 
 
 def runs_of(subject: Subject) -> tuple[Subject, ...]:
-    """The subject and those beside it, each with a name of its own."""
-    runs: list[Subject] = []
-    names: dict[str, int] = {}
-    for run in (subject, *subject.beside):
-        names[run.name] = names.get(run.name, 0) + 1
-        count = names[run.name]
-        name = run.name if count == 1 else f"{run.name} ({count})"
-        runs.append(dataclasses.replace(run, name=name))
-    return tuple(runs)
+    """The subject and those beside it, whose names differ."""
+    return (subject, *subject.beside)
 
 
 def measured(runs: Sequence[Subject], compute: Compute, what: str) -> list[Any]:

@@ -5,7 +5,7 @@ Every part of `score-jax analyze geometry` is a function of a `Subject`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from score_jax import artifact as artifacts
 from score_jax import evaluation, mesh
+from score_jax.analysis import subject_choice
 from score_jax.artifact import Artifact
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import artifact_of, radius_of
-from score_jax.data import sources
-from score_jax.data.mixing import balanced
+from score_jax.data import sources, trained
 from score_jax.mesh import Layout
 from score_jax.types import Array, BatchStats, Key, Params, UserError
 from score_jax.writers_progress import counted
@@ -34,13 +34,13 @@ class Subject:
     """A trained model and the images that it is looked at on.
 
     Attributes:
-      name: of the run's folder.
+      name: of the run's folder; a second one of that name among those beside is 'NAME (2)'.
       workdir: of the run; None where only an exported model was given.
       artifact: weights, classifier and model.json.
       split: 'test', or 'train': the images that were trained on, without those of the validation.
       indices: i64[n], places of the images in the official order of the split.
       images: u8[n, h, w, c].
-      labels: i32[n].
+      labels: i32[n]; of training images those that the run was given.
       class_names: of the dataset.
       norm, eps: the ball, pixel units.
       steps, step_size: of the attack of training, or of --steps with steps of 2.5 eps / steps.
@@ -98,9 +98,15 @@ class Subject:
             "norm": self.norm,
             "eps": self.eps,
             "seed": self.seed,
-            "model_sha256": self.artifact.spec["sha256"][artifacts.WEIGHTS],
+            **self.measured_model(),
             "data_sha256": self.data_sha256,
         }
+
+    def measured_model(self) -> dict[str, Any]:
+        """Which weights, of which checkpoint and step; None where the export does not tell it."""
+        spec = self.artifact.spec
+        told = {name: spec.get(name) for name in ("weights", "checkpoint", "step")}
+        return {**told, "model_sha256": spec["sha256"][artifacts.WEIGHTS]}
 
 
 def create(call: Call) -> Subject:
@@ -117,7 +123,7 @@ def create(call: Call) -> Subject:
     artifact = artifacts.load(path)
     eps = float(artifact.spec["eps"] if eps is None else eps)
     wanted = call.num_examples or NUM_EXAMPLES
-    steps, step_size = _attack(artifact, eps, call.steps)
+    steps, step_size = subject_choice.attack(artifact, eps, call.steps)
     workdir = Path(call.workdir) if call.workdir else None
     subject = Subject(
         name=name_of(path, workdir), workdir=workdir, artifact=artifact, split=call.split,
@@ -127,10 +133,15 @@ def create(call: Call) -> Subject:
         batch_size=call.batch_size, data_dir=call.data_dir, num_examples=wanted,
         checkpoints=call.checkpoints,
     )  # fmt: skip
+    beside = [_beside(subject, Path(folder)) for folder in call.beside]
+    names = subject_choice.told_apart([subject.name, *(run.name for run in beside)])
     return dataclasses.replace(
         subject,
-        chosen=_chosen(subject, call.images),
-        beside=tuple(_beside(subject, Path(folder)) for folder in call.beside),
+        chosen=subject_choice.rows(call.images, subject.indices, subject.labels, subject.split),
+        beside=tuple(
+            dataclasses.replace(run, name=name)
+            for run, name in zip(beside, names[1:], strict=True)
+        ),
     )
 
 
@@ -206,15 +217,6 @@ def _batch_size(subject: Subject, layout: Layout) -> int:
     return -(-min(subject.batch_size, most) // devices) * devices
 
 
-def _attack(artifact: Artifact, eps: float, steps: int) -> tuple[int, float]:
-    """Steps and step size: of training, its step scaled as the radius is; or as asked."""
-    trained: Mapping[str, Any] = (artifact.spec.get("config") or {}).get("attack") or {}
-    if steps == -1 and trained.get("num_steps") and trained.get("eps"):
-        return int(trained["num_steps"]), float(trained["step_size"]) * eps / float(trained["eps"])
-    steps = 10 if steps == -1 else steps
-    return steps, 2.5 * eps / steps
-
-
 def name_of(path: str, workdir: Path | None = None) -> str:
     """What a run is called, given its folder or that of its export."""
     folder = (workdir or Path(path)).absolute()
@@ -241,36 +243,22 @@ def read(
             f"dataset {data.name!r} has images {shape}, the model of {artifact.path} takes "
             f"{expected}; give the --data_dir that it was trained from"
         )
-    indices = np.arange(len(data))
+    indices, given = np.arange(len(data)), data.labels
     if split == "train":
         section = config.get("data") or {}
-        held_out, take = section.get("validation_size", 0), section.get("take", 0)
-        indices = balanced(data.labels, held_out, take) if take else indices[held_out:]
+        indices = trained.indices(section, data.labels)
+        num_classes = artifact.spec["model"]["num_classes"]
+        given = trained.given_labels(section, data.labels, num_classes)
     if is_asked and wanted > len(indices):
         raise UserError(
             f"--num_examples={wanted}: {data.name} has {len(indices)} {split} images; give at "
             "most so many"
         )
     indices = np.asarray(indices[: wanted or None])
-    images, labels = data.take(indices)
     return {
-        "indices": indices, "images": images, "labels": labels, "data_sha256": data.fingerprint,
+        "indices": indices, "images": data.images[indices], "labels": given[indices],
+        "data_sha256": data.fingerprint,
     }  # fmt: skip
-
-
-def _chosen(subject: Subject, asked: Sequence[str]) -> tuple[int, ...]:
-    """The rows of --images, else the first image of each class."""
-    if not asked:
-        return tuple(np.unique(subject.labels, return_index=True)[1].tolist())
-    place = {str(index): row for row, index in enumerate(subject.indices.tolist())}
-    unknown = [index for index in asked if index not in place]
-    if unknown:
-        raise UsageError(
-            f"--images={unknown[0]} is not among the first {len(place)} {subject.split} images "
-            f"({min(place, key=int)} to {max(place, key=int)}); give another, or a larger "
-            "--num_examples"
-        )
-    return tuple(place[index] for index in asked)
 
 
 def _beside(subject: Subject, folder: Path) -> Subject:
