@@ -3,6 +3,7 @@
 Its attacks run in JAX on every device and are a quick check; the figure to report is AutoAttack's.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from score_jax import config as config_module
 from score_jax import config_rules, export
-from score_jax.data import sources
+from score_jax.data import sources, trained
 from score_jax.data.sources import Images
 from score_jax.evaluate_attacks import ATTACKS, check_counts
 from score_jax.evaluate_examiner import Examiner
@@ -31,6 +32,7 @@ NOT_OFFICIAL = (
     "this attack runs in JAX and gives an upper estimate of the robust accuracy; the figure to "
     "report is the official AutoAttack's: score-jax autoattack"
 )
+GIVEN = "training labels are those that the run was given, of which {label_noise:.0%} are wrong"
 CURVE = "an image lost at a radius stays lost at larger ones, whose balls contain it"
 
 
@@ -54,8 +56,8 @@ def evaluate(
 
     Args:
       artifact: the folder of an export, or the run folder above it.
-      split: 'test', or 'train': the images that the run was trained on, without those it validated
-        on.
+      split: 'test', or 'train': the images that the run was trained on, by the labels that it was
+        given.
       num_examples: the first so many images; 0: all.
       batch_size: images in one forward pass, over all devices.
       eps: radius in pixel units; None: the model's own.
@@ -88,7 +90,13 @@ def evaluate(
     name = name or usual_name + ("-train" if split == "train" else "")
     folder = _result_folder(loaded, name)
     data = _images(loaded, data_dir, split)
+    trained_on = trained.facts(_config_data(loaded)) if split == "train" else {}
     indices = _selection(loaded, data, split, num_examples)
+    if "label_noise" in trained_on:
+        num_classes = loaded.spec["model"]["num_classes"]
+        labels = trained.given_labels(_config_data(loaded), data.labels, num_classes)
+        data = dataclasses.replace(data, labels=labels)
+        LOGGER.info("%s", GIVEN.format(**trained_on))
     attacks = {
         f"{attack_name}-{part}" if part else attack_name: make(setting)
         for part, make in kind.parts.items()
@@ -123,6 +131,7 @@ def evaluate(
         "num_examples": len(indices),
         "dataset": data.name,
         "split": split,
+        "trained_on": trained_on,
         "norm": norm,
         "eps": {"value": eps, "written": config_module.write_eps(eps)},
         "attack": attack_name,
@@ -149,6 +158,7 @@ def evaluate(
         "attack": f"worst case of {' and '.join(names)}" if len(names) > 1 else attack_name,
         "eps": result["eps"]["written"],
         **{field: result[field] for field in told},
+        **({"labels": GIVEN.format(**trained_on)} if "label_noise" in trained_on else {}),
         "result": str(folder / "result.json"),
     }
 
@@ -214,17 +224,20 @@ def _images(artifact: Artifact, data_dir: str, split: str) -> Images:
 
 
 def _selection(artifact: Artifact, data: Images, split: str, num_examples: int) -> np.ndarray:
-    first = 0
+    indices = np.arange(len(data))
     if split == "train":
-        config = artifact.spec.get("config") or {}
-        first = config.get("data", {}).get("validation_size", 0)
-    indices = np.arange(first, len(data))
+        indices = trained.indices(_config_data(artifact), data.labels)
     if not 0 <= num_examples <= len(indices) or not len(indices):
         raise UserError(
             f"--num_examples={num_examples}: {data.name} has {len(indices)} {split} images; give "
             "at most so many, or 0 for all"
         )
     return indices[: num_examples or None]
+
+
+def _config_data(artifact: Artifact) -> dict[str, Any]:
+    """`config.data` of the run; {} for a model of another origin."""
+    return (artifact.spec.get("config") or {}).get("data") or {}
 
 
 def _one_a_class(data: Images, indices: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from score_jax import command_line_flags, evaluate_attacks, evaluate_examiner, evaluate_trial
 from score_jax import evaluate as evaluate_module
 from score_jax.attacks import pgd
-from score_jax.data import sources
+from score_jax.data import mixing, sources, trained
 from score_jax.evaluate import evaluate
 from score_jax.export import Artifact
 from score_jax.models import Classifier
@@ -206,6 +206,23 @@ def test_on_training_images_those_of_the_validation_do_not_count(judge, data, mo
     assert result["clean_accuracy"] == (distance > 0).mean()
     with pytest.raises(UserError, match="toy has 7 train images"):
         judge(WEIGHTS, split="train", spec=spec, num_examples=8)
+
+
+def test_training_images_are_those_trained_on_by_the_labels_given(judge, data, monkeypatch):
+    monkeypatch.setattr(sources, "train_split", lambda name, data_dir: data)
+    own = {"validation_size": 5, "take": 12, "label_noise": 0.25, "label_noise_seed": 1}
+    options = {"split": "train", "name": "pgd8", "eps_curve": False}
+    result, examples = judge(WEIGHTS, spec={"config": {"data": own}}, **options)
+    chosen = mixing.balanced(data.labels, 5, 12)
+    labels = trained.given_labels(own, data.labels, 2)[chosen]
+    assert (labels != data.labels[chosen]).sum() == 3
+    assert set(examples["indices"]) <= set(chosen)
+    score = ((data.images[chosen] / 255 - 0.5) * WEIGHTS).sum((1, 2, 3))
+    assert result["clean_accuracy"] == ((score > 0) == labels).mean()
+    assert result["num_examples"] == 12
+    assert result["trained_on"] == {"take": 12, "label_noise": 0.25, "label_noise_seed": 1}
+    result, _ = judge(WEIGHTS, spec={"config": {"data": own}}, **options | {"split": "test"})
+    assert result["num_examples"] == COUNT and result["trained_on"] == {}
 
 
 def test_usual_names_tell_the_attack_and_the_split(judge, data, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from score_jax.analysis.subject import Subject
 from score_jax.artifact import Artifact
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import number_of, radius_of, workdir_of
-from score_jax.data import relabelling, sources
+from score_jax.data import sources
 from score_jax.report_run import Run
 
 
@@ -69,31 +69,12 @@ def _subject(call: Call, artifact: Artifact, split: str, setting: Setting) -> Su
     """The images of a split: of training those that were trained on."""
     wanted = call.num_examples
     fields = subject.read(artifact, split, call.data_dir, wanted, is_asked=bool(wanted))
-    if split == "train":
-        fields["labels"] = _given_labels(call, artifact, fields["indices"], fields["labels"])
     return Subject(
         name=setting.dataset, workdir=None, artifact=artifact, split=split, **fields,
         class_names=sources.class_names(setting.dataset, call.data_dir),
         norm=setting.norm, eps=setting.eps, steps=setting.steps, step_size=setting.step_size,
         seed=call.seed, batch_size=call.batch_size, data_dir=call.data_dir, num_examples=wanted,
     )  # fmt: skip
-
-
-def _given_labels(
-    call: Call, artifact: Artifact, indices: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-    """The labels that a run was given for training images, wrong ones with `data.label_noise`."""
-    spec = artifact.spec
-    data = spec["config"]["data"]
-    if not data.get("label_noise"):
-        return labels
-    trained = subject.read(artifact, "train", call.data_dir, 0)["indices"]
-    num_classes = spec["model"]["num_classes"]
-    size = len(sources.train_split(spec["dataset"], call.data_dir))
-    shifts = relabelling.wrong_labels(
-        trained, size, num_classes, data["label_noise"], data["label_noise_seed"]
-    )
-    return (labels + shifts[indices]) % np.int32(num_classes)
 
 
 def _steps_per_epoch(run: Run, train: Subject) -> int:

@@ -19,6 +19,8 @@ from score_jax.types import UserError
 WRONG, WHICH = 100, 101  # Streams of the seed, beside those of `sampling`.
 FORMAT = "score_jax pseudo-labels"
 MAX_TEXT = 4096  # Bytes.
+# From indices int64[k] and the labels int32[k] of those images to labels int32[k].
+Relabel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
 
 
@@ -26,12 +28,11 @@ FIELDS = ("format", "dataset", "fingerprint", "label", "confidence")
 class Relabelled:
     """A `Source` with other labels.
 
-    relabel: from indices int64[k] and the labels int32[k] of those images to labels int32[k];
     pseudo_labels: sha256 of the labels of a file, '' where none gave any.
     """
 
     source: Source
-    relabel: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    relabel: Relabel
     name: str
     split: str
     path: str
@@ -40,9 +41,7 @@ class Relabelled:
     pseudo_labels: str = ""
 
     @staticmethod
-    def of(
-        source: Source, relabel: Callable[..., np.ndarray], pseudo_labels: str = ""
-    ) -> "Relabelled":
+    def of(source: Source, relabel: Relabel, pseudo_labels: str = "") -> "Relabelled":
         names = ("name", "split", "path", "fingerprint", "storage")
         facts = {name: getattr(source, name) for name in names}
         return Relabelled(source=source, relabel=relabel, pseudo_labels=pseudo_labels, **facts)
@@ -79,6 +78,18 @@ def wrong_labels(
     return shifts
 
 
+def noise(data: Any, trained: np.ndarray, size: int, num_classes: int) -> Relabel:
+    """What gives the images of a set of `size` the labels that `data.label_noise` asks for.
+
+    Args:
+      data: `config.data`, or a mapping alike.
+      trained: as of `wrong_labels`.
+    """
+    share, seed = data["label_noise"], data.get("label_noise_seed", 0)
+    shifts = wrong_labels(trained, size, num_classes, share, seed)
+    return lambda indices, labels: (labels + shifts[indices]) % np.int32(num_classes)
+
+
 def relabelled(
     config: Any, held: tuple[Source, ...], labelled_images: LabelledImages, num_classes: int
 ) -> tuple[Source, ...]:
@@ -95,12 +106,7 @@ def relabelled(
     labelled, *generated = held
     if data.label_noise:
         trained = labelled_images.indices(np.arange(len(labelled_images)))
-        shifts = wrong_labels(
-            trained, len(labelled), num_classes, data.label_noise, data.label_noise_seed
-        )
-        labelled = Relabelled.of(
-            labelled, lambda indices, labels: (labels + shifts[indices]) % np.int32(num_classes)
-        )
+        labelled = Relabelled.of(labelled, noise(data, trained, len(labelled), num_classes))
     names = list(generated_sets(data.generated))
     for path in (part.strip() for part in data.pseudo_labels.split(",") if part.strip()):
         name, labels = _read(Path(path).expanduser(), dict(zip(names, held[1:], strict=True)))
