@@ -85,5 +85,11 @@ TOPICS = {
         "geometry --workdir=runs/gairat --show=kappa,weights,margins",
         *MODEL, "split", "show", "checkpoints", "images", "beside",
         show="Of kappa, weights, margins, surface, gradients, radii; commas; '': all.",
+        split="Of surface, gradients, radii; kappa and weights take train, margins both.",
+        num_examples="The first so many images of a split, all where it has fewer; 0: 500.",
+        steps="Steps of the attack; -1: those of its training, or 10.",
+        checkpoints="Of kappa: steps, comma separated; all, best, last.",
+        images="Shown by surface, gradients, radii; by their index; '': the first of each class.",
+        beside="Other runs, comma separated: in margins, surface, gradients and radii.",
     ),
 }  # fmt: skip
