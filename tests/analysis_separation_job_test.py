@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from score_jax import cli
-from score_jax.analysis import finding, separation, separation_blocks, separation_words
+from score_jax.analysis import (
+    finding,
+    separation,
+    separation_blocks,
+    separation_job,
+    separation_words,
+)
 from score_jax.data import sources
 from tests import toy_mlp
 
@@ -86,7 +92,8 @@ def test_numbers_are_those_of_all_pairs(data, answer, flag, p):
                     assert (queries.labels[pair[0]], train.labels[pair[1]]) == (i, j)
     assert (facts["num_train"], facts["num_test"]) == (23, 11)
     assert facts["data_sha256"] == {"train": "train", "test": "test"}
-    assert f"toy is r-separated for r up to {facts['train_train']['radius']:.4f}." in out
+    radius = facts["train_train"]["radius"]
+    assert f": its training images are r-separated for r up to {radius:.4f}." in out
 
 
 def test_the_control_has_other_labels_in_the_same_pass(data, answer, tmp_path):
@@ -111,11 +118,12 @@ def test_twins_of_two_labels_are_told_and_can_be_left_out(data, answer):
     facts, out = answer("--data=toy", "--eps=20/255")
     assert facts["train_train"]["smallest"] == 0 and facts["train_train"]["num_at_0"] == 2
     assert "2 training images are also there under another label: 2 (dog) = 7 (ship)." in out
-    assert "toy is not r-separated for any r above 0; --outliers=N leaves out" in out
+    assert "The training images of toy are not r-separated for any r above 0; --outliers=N" in out
     nearest = all_pairs(train, train).min(1)
     close = int((nearest < 40 / 255).sum())
     assert facts["train_train"]["num_closer_than_2_eps"] == close >= 2
-    assert f"{close} training images lie closer than 2ε = 0.156863 (ε = 0.0784314) to one" in out
+    within = int((nearest <= 40 / 255).sum())
+    assert f"{within} training images lie within 2ε = 0.156863 (ε = 0.0784314) of one" in out
     told = facts["train_train"]["closer_than_2_eps"]
     assert [pair["distance"] for pair in told] == pytest.approx(np.sort(nearest)[:close])
     facts, out = answer("--data=toy", "--outliers=2")
@@ -123,7 +131,80 @@ def test_twins_of_two_labels_are_told_and_can_be_left_out(data, answer):
     assert rest["smallest"] == pytest.approx(np.sort(nearest)[2]) and rest["num_left_out"] == 2
     assert {pair["query"] for pair in rest["left_out"]} == {2, 7}
     assert facts["train_train"]["radius"] == pytest.approx(rest["smallest"] / 2)
-    assert "All training images but 2 outliers lie" in out and "  without 2 " in out
+    assert "All training images of toy but 2 outliers lie" in out and "  without 2 " in out
+    told = (
+        f"its training images without them are r-separated for r up to {rest['smallest'] / 2:.4f}"
+    )
+    assert f"{told} at least." in out and "Left out: 2 outliers. Distances of the others" in out
+    # The smallest distance comes twice: both images of the pair go, or none.
+    facts, out = answer("--data=toy", "--outliers=1")
+    assert facts["train_train"]["without_outliers"]["num_left_out"] == 0
+    assert "Left out: no outliers (ties stay, so 0 of 1 asked).\n" in out
+
+
+def test_a_test_image_that_is_a_training_image_of_another_label_is_told(data, answer):
+    data["test"].images[4] = data["train"].images[6]
+    data["test"].labels[4], data["train"].labels[6] = 2, 0
+    facts, out = answer("--data=toy")
+    assert facts["test_train"]["num_at_0"] == 1
+    told = "1 test image is also among the training images under another label"
+    assert f"{told}: test 4 (frog) = train 6 (cat)." in out
+
+
+def measured_at(smallest, eps):
+    distances = np.array([smallest, smallest, 3.0])
+    nearest = separation.Nearest(distances=distances, indices=np.zeros(3, int))
+    return separation_words.Measured(
+        dataset="toy", compared={"train_train": SimpleNamespace(nearest=nearest, control=nearest)},
+        labels={"train": np.arange(3)}, class_names=(), p=np.inf, eps=eps, published=None,
+        outliers=0, seed=0,
+    )  # fmt: skip
+
+
+def test_balls_that_touch_leave_no_robust_classifier():
+    text = " ".join(separation_words.summary(measured_at(16 / 255, 8 / 255)))
+    assert "2 training images lie within 2ε" in text and "a classifier exists" not in text
+    text = " ".join(separation_words.summary(measured_at(17 / 255, 8 / 255)))
+    assert "a classifier exists that is right on these images" in text
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_the_damaged_config_of_a_run_is_one_line(text, data, capsys, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    for what in ("separation", "theorem"):
+        assert cli.main(["analyze", what, f"--workdir={tmp_path}"]) == 2
+        out, err = capsys.readouterr()
+        assert "config.json is not the config of a run" in err and err.count("\n") == 1 and not out
+
+
+def test_norms_that_are_nearly_alike_have_files_of_their_own():
+    names = [
+        separation_job.norm_of(SimpleNamespace(norm="", p=p))[0]
+        for p in ("3", "3.0000001", "1.5", "inf", "2")
+    ]
+    assert names == ["l3", "l3.0000001", "l1.5", "linf", "l2"]
+
+
+def test_each_of_few_levels_has_a_bin():
+    pytest.importorskip("matplotlib")
+    from score_jax.analysis import separation_plots
+
+    # Of 17 levels: 48, 63, 64, 79, 80, ... of 255. No bin is empty.
+    shades = np.round(np.arange(17) * 255 / 16)
+    values = np.unique(np.abs(shades[:, None] - shades)[:, 3:])[3:] / 255
+    counts, edges = np.histogram(values, separation_plots.bin_edges(values, True))
+    assert (counts > 0).all() and len(counts) == 15 and (np.diff(edges) > 0).all()
+    # All of 8 bits have one each, but where much is missing.
+    values = np.append(np.arange(60, 90), [120, 121]) / 255
+    counts, _ = np.histogram(values, separation_plots.bin_edges(values, True))
+    assert counts.tolist() == [1] * 30 + [0] + [1] * 2
+    # More than there is room for are grouped as they were.
+    values = np.arange(250) / 255
+    counts, _ = np.histogram(values, separation_plots.bin_edges(values, True))
+    assert len(counts) <= 70 and counts.sum() == 250
+    for alone in (0.5, 0.0):
+        counts, _ = np.histogram([alone], separation_plots.bin_edges(np.array([alone]), True))
+        assert counts.sum() == 1
 
 
 def test_the_papers_numbers_stand_beside_those_of_the_whole_set(data, answer, monkeypatch):

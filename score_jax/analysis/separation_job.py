@@ -1,6 +1,5 @@
 """`score-jax analyze separation`: how far apart images of different classes lie."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from score_jax.analysis.separation_words import PUBLISHED, SIDES, Measured
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import radius_of
 from score_jax.data import sources
+from score_jax.workdir import Workdir
 from score_jax.writers_progress import counted
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
@@ -49,9 +49,7 @@ def run(call: Call) -> Iterator[Finding]:
     published = PUBLISHED.get(dataset) if p == math.inf and not call.num_examples else None
     if eps is None and p == math.inf and dataset in PUBLISHED:
         eps = PUBLISHED[dataset].eps
-    splits = {"train": sources.train_source(dataset, call.data_dir)}
-    if "test" in sources.spec(dataset, call.data_dir).split_sizes:
-        splits["test"] = sources.test_source(dataset, call.data_dir)
+    splits = splits_of(dataset, call.data_dir)
     points = {
         name: First(source, min(call.num_examples or len(source), len(source)))
         for name, source in splits.items()
@@ -101,15 +99,28 @@ def norm_of(call: Call) -> tuple[str, float]:
         raise UsageError(f"--p={call.p} is not a number; give such as 3, or inf") from None
     if not p >= 1:
         raise UsageError(f"--p={call.p} is not a norm; give 1 or more, or inf")
-    return f"l{p:g}", p
+    short = f"{p:g}"  # Names files, so that near ones must differ.
+    return f"l{short if float(short) == p else repr(p)}", p
 
 
 def dataset_of(call: Call) -> str:
-    """--data, or else that of the run."""
-    config = Path(call.workdir) / "config.json"
-    if call.values["data"].present or not call.workdir or not config.exists():
+    """--data, or else that of the run.
+
+    Raises:
+      UserError: the config of the run is damaged.
+    """
+    workdir = Workdir(Path(call.workdir))
+    if call.values["data"].present or not call.workdir or not workdir.config.exists():
         return call.data
-    return json.loads(config.read_text())["data"]["name"]
+    return str(workdir.read_config().data.name)
+
+
+def splits_of(dataset: str, data_dir: str) -> dict[str, sources.Source]:
+    """'train', and 'test' where the dataset has such a split."""
+    splits = {"train": sources.train_source(dataset, data_dir)}
+    if "test" in sources.spec(dataset, data_dir).split_sizes:
+        splits["test"] = sources.test_source(dataset, data_dir)
+    return splits
 
 
 def _compare(

@@ -34,10 +34,7 @@ def histogram(measured: Measured) -> Figure:
             for of in (compared.nearest, compared.control)
         ]
     )
-    largest, bins = values.max(), min(NUM_BINS, len(np.unique(values)))
-    # Edges between the multiples of 1/255 that distances of uint8 images are.
-    step = max(round(255 * largest / bins), 1) / 255 if largest <= 1 else largest / bins
-    edges = step * (np.arange(int(largest / step) + 2) - 0.5)
+    edges = bin_edges(values, is_levels=measured.p == np.inf)
     for side, compared in measured.compared.items():
         for of, style in ((compared.nearest, "-"), (compared.control, (0, (2, 1.4)))):
             counts, _ = np.histogram(of.distances[np.isfinite(of.distances)], edges)
@@ -50,7 +47,7 @@ def histogram(measured: Measured) -> Figure:
     axes.set_ylim(0.7 / max(len(of.nearest.distances) for of in measured.compared.values()), 1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.minorticks_off()
-    axes.set_xlim(0, edges[-1])
+    axes.set_xlim(0, max(edges[-1], 2.1 * (measured.eps or 0)))
     if measured.eps:
         axes.axvline(2 * measured.eps, color=INK, linewidth=0.9)
         axes.annotate(
@@ -61,6 +58,40 @@ def histogram(measured: Measured) -> Figure:
     axes.set_ylabel("images")
     axes.grid(False, axis="x")
     return figure
+
+
+def bin_edges(values: np.ndarray, is_levels: bool) -> np.ndarray:
+    """Edges of at most some `NUM_BINS` bins, f64[bins + 1].
+
+    Args:
+      values: f64[n], 0 or more.
+      is_levels: few distinct values get a bin each, so that no bin is empty for lying between two;
+        those that come in pairs, such as 63/255 and 64/255 of images of 17 levels, share one. Where
+        the next value is much further away than usual, the space between is a bin, and empty.
+    """
+    levels = np.unique(values)
+    if len(levels) == 1:
+        return levels[0] + np.array([-0.5, 0.5]) / 255
+    gaps = np.diff(levels)
+    if is_levels and len(gaps):
+        wide = gaps[gaps > 1.5 * gaps.min()]
+        together = np.median(wide) / 2 if 3 * len(wide) >= len(gaps) else 0.0
+        ends = np.flatnonzero(gaps > together)
+        lows, highs = levels[np.append(0, ends + 1)], levels[np.append(ends, len(gaps))]
+        between = lows[1:] - highs[:-1]
+        if 0 < len(between) < NUM_BINS:
+            half = np.median(between) / 2
+            inner = np.concatenate(
+                [
+                    [(high + low) / 2] if low - high <= 3 * half else [high + half, low - half]
+                    for high, low in zip(highs[:-1], lows[1:], strict=True)
+                ]
+            )
+            return np.concatenate([[lows[0] - half], inner, [highs[-1] + half]])
+    largest, bins = levels[-1], min(NUM_BINS, len(levels))
+    # Edges between the multiples of 1/255 that distances of uint8 images are.
+    step = max(round(255 * largest / bins), 1) / 255 if largest <= 1 else largest / bins
+    return step * (np.arange(int(largest / step) + 2) - 0.5)
 
 
 def pairs(measured: Measured, side: str, queries: Points, references: Points) -> Figure:

@@ -203,17 +203,26 @@ def summary(measured: Measured) -> list[str]:
     distances, name = measured.kept("train_train"), measured.dataset
     smallest, norm = float(distances.min()), norm_name(measured.p)
     left_out = len(compared.nearest.distances) - len(distances)
-    told = [_twins(measured)] if (compared.nearest.distances == 0).any() else []
-    besides = f" but {left_out} outliers" if left_out else ""
+    told = [
+        _twins(measured, side)
+        for side in measured.compared
+        if (measured.compared[side].nearest.distances == 0).any()
+    ]
+    if measured.outliers:
+        still = " Distances of the others to them still count." if left_out else ""
+        told.append(f"Left out: {left_out_words(left_out, measured.outliers)}.{still}")
+    besides = f" but {left_out_words(left_out, left_out)}" if left_out else ""
+    which = "its training images" + (" without them" if left_out else "")
     if smallest > 0:
         told.append(
-            f"All training images{besides} lie {smallest:.4f} or more ({norm}) from those of other "
-            f"classes: {name} is r-separated for r up to {smallest / 2:.4f}."
+            f"All training images of {name}{besides} lie {smallest:.4f} or more ({norm}) from "
+            f"those of other classes: {which} are r-separated for r up to {smallest / 2:.4f}"
+            f"{' at least' if left_out else ''}."
         )
     else:
         told.append(
-            f"{name} is not r-separated for any r above 0; --outliers=N leaves out the N training "
-            "images of the smallest distances."
+            f"The training images of {name} are not r-separated for any r above 0; --outliers=N "
+            "leaves out the N training images of the smallest distances."
         )
     if measured.eps:
         told.append(_at_eps(measured, smallest))
@@ -232,28 +241,40 @@ def summary(measured: Measured) -> list[str]:
 def _at_eps(measured: Measured, smallest: float) -> str:
     eps = measured.eps or 0.0
     source = " of the paper" if measured.published and eps == measured.published.eps else ""
-    if smallest >= 2 * eps:
+    if smallest > 2 * eps:  # At 2ε two balls have a point in common.
         return (
             f"That is {smallest / (2 * eps):.2f} times 2ε = {2 * eps:g} (ε = {eps:g}{source}): a "
             "classifier exists that is right on these images and robust at ε."
         )
-    near = int((measured.kept("train_train") < 2 * eps).sum())
+    near = int((measured.kept("train_train") <= 2 * eps).sum())
     return (
-        f"{near} training images lie closer than 2ε = {2 * eps:g} (ε = {eps:g}{source}) to one of "
+        f"{near} training images lie within 2ε = {2 * eps:g} (ε = {eps:g}{source}) of one of "
         "another class: no classifier is right and robust at ε on all of them."
     )
 
 
-def _twins(measured: Measured) -> str:
-    nearest = measured.compared["train_train"].nearest
-    pairs = {
-        tuple(sorted((int(i), int(nearest.indices[i]))))
-        for i in np.flatnonzero(nearest.distances == 0)
-    }
-    named = [
-        " = ".join(f"{i} ({measured.class_name('train', i)})" for i in pair)
-        for pair in sorted(pairs)[:NUM_NAMED]
-    ]
+def left_out_words(count: int, asked: int) -> str:
+    """'2 outliers (ties stay, so 2 of 3 asked)'."""
+    ties = f" (ties stay, so {count} of {asked} asked)" if count < asked else ""
+    return f"{count or 'no'} outlier{'' if count == 1 else 's'}{ties}"
+
+
+def _twins(measured: Measured, side: str) -> str:
+    """Which images of a split are training images too, of another label."""
+    nearest, split = measured.compared[side].nearest, side.removesuffix("_train")
+    pairs = {(int(i), int(nearest.indices[i])) for i in np.flatnonzero(nearest.distances == 0)}
+    count, is_test = len(pairs), split != "train"
+    if not is_test:
+        pairs = {(min(pair), max(pair)) for pair in pairs}
+
+    def name(split: str, index: int) -> str:
+        of = f"{split} " if is_test else ""
+        return f"{of}{index} ({measured.class_name(split, index)})"
+
+    named = ", ".join(
+        f"{name(split, one)} = {name('train', other)}" for one, other in sorted(pairs)[:NUM_NAMED]
+    )
     more = ", ..." if len(pairs) > NUM_NAMED else ""
-    count = int((nearest.distances == 0).sum())
-    return f"{count} training images are also there under another label: {', '.join(named)}{more}."
+    where = "among the training images" if is_test else "there"
+    what = f"{'test' if is_test else 'training'} {'image is' if count == 1 else 'images are'}"
+    return f"{count} {what} also {where} under another label: {named}{more}."
