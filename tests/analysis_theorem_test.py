@@ -2,16 +2,19 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from score_jax import cli
-from score_jax.analysis import theorem
+from score_jax.analysis import finding, theorem, theorem_job
 from score_jax.analysis.separation import nearest_other
+from score_jax.analysis.separation_job import First
 from score_jax.analysis.separation_pass import Examples
 from score_jax.analysis.theorem import DistanceClassifier, Part
+from score_jax.analysis.theorem_words import Shown
 from score_jax.data import sources
 from tests.analysis_separation_test import TRAIN, TRAIN_LABELS
 
@@ -99,7 +102,7 @@ def test_a_part_as_levels_is_the_same_in_other_units():
 
 @pytest.fixture
 def dataset(monkeypatch):
-    """Images of four corners of a class each, and a test image near each training image."""
+    """Images of four corners of a class each, and test images near the first training images."""
     random = np.random.default_rng(0)
     labels = np.arange(40).astype(np.int32) % 4
     train = 60 * labels[:, None, None, None] + random.integers(0, 20, (40, 2, 2, 1))
@@ -111,14 +114,18 @@ def dataset(monkeypatch):
             name="toy", split=name, path="",
         )  # fmt: skip
         monkeypatch.setattr(sources, f"{name}_source", lambda dataset, data_dir, split=split: split)
+    known = SimpleNamespace(split_sizes=held, class_names=())
+    monkeypatch.setattr(sources, "spec", lambda *_: known)
     return held
 
 
 @pytest.fixture
-def answer(dataset, capsys, tmp_path):
-    """What a command line prints, and finds."""
+def answer(dataset, capsys, tmp_path, monkeypatch):
+    """What a command line prints, and finds; drawn where it is asked for."""
 
-    def run(*arguments):
+    def run(*arguments, is_drawn=False):
+        if not is_drawn:
+            monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
         code = cli.main(["analyze", "theorem", "--data=toy", f"--out={tmp_path}", *arguments])
         out, err = capsys.readouterr()
         assert code == 0, err
@@ -134,7 +141,7 @@ def smallest_distance(images, labels):
 
 
 def test_the_job_shows_no_errors_and_no_steeper_slope(answer, dataset, tmp_path):
-    text, facts, _ = answer("--probes=90")
+    text, facts, _ = answer("--probes=90", is_drawn=True)
     smallest = smallest_distance(*dataset["train"])
     assert facts["separation"] == pytest.approx(smallest, rel=1e-12)
     assert facts["radius"] == pytest.approx(smallest / 2, rel=1e-12)
@@ -155,9 +162,10 @@ def test_the_job_shows_no_errors_and_no_steeper_slope(answer, dataset, tmp_path)
 def test_a_radius_above_half_the_separation_has_errors(answer, dataset):
     smallest = smallest_distance(*dataset["train"])
     text, facts, _ = answer("--probes=90", f"--radius={smallest * 0.75}")
-    assert facts["separation"] is None and facts["errors"] > 0
+    assert facts["errors"] > 0
     assert facts["probes"]["towards"]["errors"] > 0 and facts["curve"]["train"] is None
     assert "(as given)" in text
+    assert f"beyond half the separation, which is {facts['nearest'] / 2:.4f} or less." in text
     text, facts, _ = answer("--probes=90", f"--radius={smallest * 0.75}", "--outliers=2")
     assert facts["outliers"] >= 1 and facts["num_points"] == 40 - facts["outliers"]
     assert facts["separation"] >= smallest
@@ -167,19 +175,82 @@ def test_a_radius_above_half_the_separation_has_errors(answer, dataset):
     assert max(p["share_of_bound"] for p in facts["slopes"].values()) < 1 + 1e-5
 
 
-@pytest.mark.slow
-def test_the_distances_of_a_separation_found_before_are_used(answer, capsys, tmp_path):
-    random = np.random.default_rng(0)
-    found = {"data_sha256": {"train": "train"}}
-    (tmp_path / "separation_toy_linf.json").write_text(json.dumps(found))
+def test_the_distances_of_a_separation_found_before_are_used(dataset, capsys, tmp_path):
+    found = {"data_sha256": {"train": "train"}, "p": "inf"}
     arrays = {"train_train_distances": np.full(40, 0.125), "train_train_indices": np.zeros(40, int)}
-    np.savez(tmp_path / "separation_toy_linf.npz", **arrays)
-    _, facts, _ = answer("--probes=9")
-    assert facts["radius"] == 0.0625
-    # Of other images it is not.
-    found["data_sha256"]["train"] = str(random.integers(9))
-    (tmp_path / "separation_toy_linf.json").write_text(json.dumps(found))
-    assert answer("--probes=9")[1]["radius"] != 0.0625
+    path = tmp_path / "separation_toy_l3.json"
+    train = First(sources.train_source("toy", ""), 40)
+    call = SimpleNamespace(num_examples=0, out=str(tmp_path), workdir="")
+
+    def known(order, **changes):
+        path.write_text(json.dumps(found | changes))
+        of = theorem_job._known(call, train, "toy", "l3", order)
+        return None if of is None else of.distances.tolist()
+
+    np.savez(path.with_suffix(".npz"), **arrays)
+    assert known(np.inf) == known(3.0, p=3) == [0.125] * 40
+    # Neither of other images, nor in another norm, nor where a file is damaged.
+    assert known(np.inf, data_sha256={"train": "other"}) is None
+    assert known(3.0000001, p=3) is None
+    whole = path.with_suffix(".npz").read_bytes()
+    for damaged in (b"", b"PK", whole[:-40], whole.replace(bytes(8), b"damaged!", 1)):
+        path.with_suffix(".npz").write_bytes(damaged)
+        assert known(np.inf) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "probes", "is_within", "words"),
+    [
+        (0.3, "--probes=9", None, "Whether the theorem speaks of this radius is not known"),
+        (0.3, "--probes=120", True, "(as given, within half the separation, "),
+        (2.0, "--probes=9", False, "it is beyond half the separation, which is "),
+    ],
+)
+def test_a_given_radius_is_judged_by_what_was_compared(
+    share, probes, is_within, words, answer, dataset
+):
+    smallest = smallest_distance(*dataset["train"])
+    text, facts, _ = answer(probes, f"--radius={smallest * share}")
+    assert facts["is_within_half_the_separation"] is is_within and words in text
+    assert facts["nearest"] >= smallest
+    assert facts["separation"] == (pytest.approx(smallest) if probes == "--probes=120" else None)
+
+
+def test_without_test_images_the_training_images_are_judged(answer, dataset):
+    del dataset["test"]
+    text, facts, _ = answer("--probes=9")
+    assert facts["test"] is None and facts["curve"]["test"] is None
+    assert facts["curve"]["train"][0] == 1 and "test images" not in text
+
+
+def test_ties_that_stay_are_told(answer):
+    text, facts, _ = answer("--probes=9", "--outliers=1")
+    assert (facts["outliers"], facts["outliers_asked"]) == (0, 1)
+    assert "Left out: no outliers (ties stay, so 0 of 1 asked)." in text
+    assert "still count" not in text
+
+
+def test_only_what_is_more_than_rounding_is_above_the_bound():
+    random = np.random.default_rng(0)
+    points = random.integers(0, 256, (60, 64)).astype(np.float32)
+    labels = np.arange(60) % 2
+    classifier = DistanceClassifier(points=Examples(points, labels), radius=1.0, p=2)
+    # On the way to the nearest the distance falls as fast as it can: the slope is 1.
+    near = nearest_other(points, labels, points, labels, p=2)
+    gap = points[near.indices] - points
+    moved = [points + np.float32(share) * gap for share in (1e-4, 1e-3, 0.1)]
+    start = classifier.distances(points)
+    for probes in moved:
+        pair = (probes, classifier.distances(probes), points, start)
+        slopes, slack = theorem.steepness(*pair, 2), theorem.slack(*pair, 2)
+        assert slopes.max() == pytest.approx(1, abs=1e-4) and (slopes <= 1 + slack).all()
+        assert (theorem.slack(*pair, np.inf) == 0).all()
+    # Of a point a tenth of the way off next to nothing is rounding.
+    assert slack.max() < 1e-3 and theorem.rounding(64, 2) == pytest.approx(5.7e-6, rel=0.01)
+    shown = SimpleNamespace(slopes={"pairs": 1 + 2 * slack}, slack={"pairs": slack})
+    assert Shown.above_bound(shown, "pairs") == 60
+    shown.slopes = {"pairs": 1 + 0.5 * slack}
+    assert Shown.above_bound(shown, "pairs") == 0
 
 
 def test_two_labels_of_one_image_have_no_radius(answer, dataset, capsys, tmp_path, monkeypatch):

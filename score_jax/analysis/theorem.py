@@ -156,6 +156,27 @@ def certified_radius(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (other - own) / 2
 
 
+def rounding(num_features: int, p: float) -> float:
+    """How much larger than it is a distance to a class may be found, relatively.
+
+    In the maximum norm nothing of probes is rounded. In other norms the nearest of a class is
+    chosen by a sum of `num_features` powers in float32, each step of which rounds by 2^-24 at most;
+    the distance to the one chosen is of float64.
+    """
+    return 0.0 if p == math.inf else 2 * (num_features / p + 16) * 2.0**-24
+
+
+def slack(
+    first: np.ndarray, first_distances: np.ndarray,
+    second: np.ndarray, second_distances: np.ndarray, p: float,
+) -> np.ndarray:  # fmt: skip
+    """How much of `steepness` may be `rounding`, f64[m]: much where two points are close."""
+    apart = norms(first, second, p)
+    away = np.maximum(first_distances, second_distances).max(1)
+    share = rounding(first[0].size, p)
+    return np.where(apart > 0, share * away / np.where(apart > 0, apart, 1), 0)
+
+
 def steepness(
     first: np.ndarray, first_distances: np.ndarray,
     second: np.ndarray, second_distances: np.ndarray, p: float,

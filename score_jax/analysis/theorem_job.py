@@ -1,6 +1,7 @@
 """`score-jax analyze theorem`: a smooth classifier, right all around the training images."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from score_jax.analysis import theorem, theorem_words
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.jobs import folder_of
 from score_jax.analysis.separation import Nearest, compare, keep_from
-from score_jax.analysis.separation_job import First, dataset_of, norm_of
+from score_jax.analysis.separation_job import First, dataset_of, norm_of, splits_of
 from score_jax.analysis.theorem import DistanceClassifier, Part
 from score_jax.analysis.theorem_words import Shown
 from score_jax.command_line import Call, UsageError
@@ -21,6 +22,7 @@ from score_jax.writers import LOGGER
 from score_jax.writers_progress import counted
 
 LEVELS = 255
+TIGHTEST = {False: "the tightest balls", True: "the tightest of the balls probed"}
 
 
 def run(call: Call) -> Iterator[Finding]:
@@ -28,18 +30,17 @@ def run(call: Call) -> Iterator[Finding]:
     norm, p = norm_of(call)
     dataset = dataset_of(call)
     asked = _radius(call)
-    train, test = (
-        First(source, min(call.num_examples or len(source), len(source)))
-        for source in (
-            sources.train_source(dataset, call.data_dir),
-            sources.test_source(dataset, call.data_dir),
-        )
-    )
-    rows, nearest = np.arange(len(train)), None
-    if asked is None or call.outliers:
-        nearest = _known(call, train, dataset, norm) or _compared(train, train, p, "train-train")
-        if not 0 <= call.outliers < len(train):
-            raise UsageError(f"--outliers={call.outliers} leaves nothing; give fewer")
+    splits = {
+        name: First(source, min(call.num_examples or len(source), len(source)))
+        for name, source in splits_of(dataset, call.data_dir).items()
+    }
+    train = splits["train"]
+    if call.outliers >= len(train):
+        raise UsageError(f"--outliers={call.outliers} leaves nothing; give fewer")
+    rows, nearest = np.arange(len(train)), _known(call, train, dataset, norm, p)
+    if nearest is None and (asked is None or call.outliers):
+        nearest = _compared(train, train, p, "train-train")
+    if nearest is not None:
         rows = np.flatnonzero(keep_from(nearest.distances, call.outliers + 1))
     separation = None if nearest is None else float(nearest.distances[rows].min())
     if asked is None and not separation:
@@ -48,12 +49,14 @@ def run(call: Call) -> Iterator[Finding]:
             "them; leave them out with --outliers=N, or give --radius"
         )
     radius = asked if asked is not None else separation / 2
+    probed = _probed(call, Part(train, rows, is_levels=True), rows, nearest, radius, p)
+    if separation is None and len(probed["center_rows"]) == len(rows):
+        separation = probed["nearest"]
     shown = Shown(
         dataset=dataset, p=p, radius=radius, separation=separation, num_points=len(rows),
-        outliers=len(train) - len(rows), seed=call.seed,
-        class_names=sources.class_names(dataset, call.data_dir),
-        **_probed(call, Part(train, rows, is_levels=True), rows, nearest, radius, p),
-        **_judged(Part(train, rows), test, radius, p),
+        outliers=len(train) - len(rows), outliers_asked=call.outliers, seed=call.seed,
+        class_names=sources.class_names(dataset, call.data_dir), **probed,
+        **_judged(Part(train, rows), splits.get("test"), radius, p),
         train_certified=None if nearest is None else np.sort(nearest.distances[rows]) / 2,
     )  # fmt: skip
     part = f"_{call.num_examples}" if call.num_examples else ""
@@ -67,7 +70,9 @@ def run(call: Call) -> Iterator[Finding]:
         arrays={
             "train_rows": shown.center_rows, "probe_kinds": shown.kinds,
             "probe_own": shown.own, "probe_other": shown.other,
-            "test_own": shown.test_own, "test_other": shown.test_other,
+            **({} if shown.test_own is None else {
+                "test_own": shown.test_own, "test_other": shown.test_other,
+            }),
         },
     )  # fmt: skip
 
@@ -84,21 +89,22 @@ def _radius(call: Call) -> float | None:
     return radius
 
 
-def _known(call: Call, train: First, dataset: str, norm: str) -> Nearest | None:
+def _known(call: Call, train: First, dataset: str, norm: str, p: float) -> Nearest | None:
     """What `analyze separation` found of the same images, where it wrote beside this finding."""
     part = f"_{call.num_examples}" if call.num_examples else ""
     path = folder_of(call) / f"separation_{dataset}_{norm}{part}.json"
     try:
         facts = json.loads(path.read_text())
-        if facts["data_sha256"]["train"] != train.source.fingerprint:
+        is_same = facts["data_sha256"]["train"] == train.source.fingerprint
+        if not is_same or float(facts["p"]) != p:
             return None
         with np.load(path.with_suffix(".npz")) as arrays:
             found = Nearest(
                 distances=arrays["train_train_distances"], indices=arrays["train_train_indices"]
             )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    if len(found.distances) != len(train):
+    if found.distances.shape != (len(train),):
         return None
     LOGGER.info("the distances of training images are those of %s", path)
     return found
@@ -149,10 +155,12 @@ def _probed(
         "kinds": np.repeat(list(theorem.KINDS), len(chosen)),
         "own": own / LEVELS,
         "other": other / LEVELS,
+        "nearest": float(near.distances.min()),
         "slopes": {
-            name: theorem.steepness(probes, at_probes, images, values, p)
-            for name, (images, values) in pairs.items()
+            name: theorem.steepness(probes, at_probes, *pair, p) for name, pair in pairs.items()
         },
+        "slack": {name: theorem.slack(probes, at_probes, *pair, p) for name, pair in pairs.items()},
+        "rounding": theorem.rounding(probes[0].size, p),
         "hardest": tuple(
             (
                 int(labels[place]),
@@ -166,8 +174,10 @@ def _probed(
     }
 
 
-def _judged(points: Part, test: First, radius: float, p: float) -> dict[str, Any]:
+def _judged(points: Part, test: First | None, radius: float, p: float) -> dict[str, Any]:
     """The fields of `Shown` that tell of test images."""
+    if test is None:
+        return {"test_own": None, "test_other": None}
     images, labels = test.take(np.arange(len(test)))
     classifier = DistanceClassifier(points=points, radius=radius, p=p)
     with counted("test images compared", len(test)) as tell:
@@ -190,7 +200,7 @@ def _pictures(shown: Shown) -> dict[str, Picture]:
         "distance to the image's own class, and to the nearest other class, in units of r.",
         "certified": "The share of images around which the classifier is proven right, over the "
         "radius of the proof: half the difference of the distances to two classes.",
-        "hardest": "Training images of the tightest balls, the point at 0.999 r towards the "
-        "nearest image of another class, and that image.",
+        "hardest": f"Training images of {TIGHTEST[shown.train_certified is None]}, the point at "
+        "0.999 r towards the nearest image of another class, and that image.",
     }
     return {name: Picture(caption, draw(name)) for name, caption in captions.items()}

@@ -39,13 +39,12 @@ def probes(shown: Shown) -> Figure:
 
 def certified(shown: Shown) -> Figure:
     """Certified accuracy over the radius."""
-    train, tints = shown.train_certified, {"train": COLORS[1], "test": COLORS[0]}
-    curves = {"test": np.sort(shown.test_certified)}
-    if train is not None:
-        curves = {"train": train} | curves
+    tints = {"train": COLORS[1], "test": COLORS[0]}
+    found = {"train": shown.train_certified, "test": shown.test_certified}
+    curves = {split: np.sort(of) for split, of in found.items() if of is not None}
     names = {f"■ {split} images": tints[split] for split in curves}
     figure, axes = panel("Where is the classifier proven right?", names, left=0.62)
-    right = 1.04 * max(shown.radius, *(float(values[-1]) for values in curves.values()))
+    right = 1.04 * max(shown.radius, *(float(values[-1]) for values in curves.values()), 0.0)
     radii = np.linspace(0, right, 512)
     for split, values in curves.items():
         shares = 1 - np.searchsorted(values, radii, side="right") / len(values)
@@ -53,12 +52,15 @@ def certified(shown: Shown) -> Figure:
     marks = {f"r = {shown.radius:.3g}": shown.radius}
     if shown.eps:
         marks[f"ε = {shown.eps:g}"] = shown.eps
+    # Above the curves; away from each other where two lie close.
+    places = sorted(marks.values())
+    is_close = places[-1] - places[0] < 0.2 * right and len(places) > 1
     for words, radius in marks.items():
         axes.axvline(radius, color=INK, linewidth=0.9)
-        is_left = radius > 0.2 * right  # Up to r no curve of training images falls.
+        side = ("right" if radius == places[0] else "left") if is_close else "center"
         axes.annotate(
-            words, (radius, 0.5), xytext=(-4 if is_left else 4, 0), textcoords="offset points",
-            ha="right" if is_left else "left", va="center", color=INK,
+            words, (radius, 1), xytext=(0, 2), textcoords="offset points", ha=side, va="bottom",
+            color=INK,
         )  # fmt: skip
     axes.set_xlim(0, right)
     axes.set_ylim(0, 1)
@@ -71,7 +73,8 @@ def certified(shown: Shown) -> Figure:
 def hardest(shown: Shown) -> Figure:
     """The tightest balls: center, the probe furthest towards another class, and that class."""
     rows = ("training\nimage", "towards\nthe other", "nearest of\nthe other")
-    title = "What lies at the edge of the tightest balls?"
+    probed = " probed" if shown.train_certified is None else ""
+    title = f"What lies at the edge of the tightest balls{probed}?"
     words = f"the middle row is 0.999 r away from the image above it; r = {shown.radius:.3g}"
     figure, cells = grid(title, words, INK, rows, len(shown.hardest))
     for place, (label, is_right, *images) in enumerate(shown.hardest):
