@@ -126,7 +126,9 @@ def test_what_each_method_compares():
 
     def compared(comparison):
         return float(
-            jnp.abs(jnp.subtract(*(d.probs for d in comparison(toy.truth, x, moved)))[0, 0])
+            jnp.abs(
+                jnp.subtract(*(d.probs for d in comparison(toy.truth, toy.truth, x, moved)))[0, 0]
+            )
         )
 
     change = float(jnp.abs(toy.truth(x).probs - toy.truth(moved).probs)[0, 0])

@@ -1,7 +1,7 @@
 """Models q(y|x) whose errors are known or learned: the truth, cells, and small networks."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from score_jax.analysis import toy_training
 from score_jax.analysis.score_bounds import STEP_SCHEDULE, Predictor
 from score_jax.analysis.score_bounds_problems import Problem
 from score_jax.attacks import PGD
-from score_jax.types import Array, Key, Params
+from score_jax.types import Params
 
 DEMOS = tuple(toy_training.DEMOS)
 WIDTH, NUM_DRAWS, NUM_STEPS = 100, 2000, 10
@@ -48,11 +48,11 @@ def train(
       demo: one of `toy_training.DEMOS`; the toy's own training where the problem is the toy.
       tell: gets the number of steps that are done.
     """
-    if problem.name == "toy":
+    if problem.kind == "toy":
         params, _ = toy_training.train(demo, num_steps=num_steps, seed=seed, tell=tell)
         return network(params)
     init_key, data_key = jax.random.split(jax.random.key(seed))
-    params = _init(init_key, (problem.dimensions, WIDTH, WIDTH, problem.num_classes))
+    params = toy_training.init(init_key, (problem.dimensions, WIDTH, WIDTH, problem.num_classes))
     optimizer = optax.adam(toy_training.LEARNING_RATE)
     state = optimizer.init(params)
     step = jax.jit(functools.partial(_step, problem, demo, optimizer))
@@ -64,35 +64,8 @@ def train(
     return network(params)
 
 
-# (q, p, x, x') -> output and target of KL, as in `toy_training`.
-def _plain(q, p, x, moved):
-    del moved
-    return q(x), p(x)
-
-
-def _madry(q, p, x, moved):
-    return q(moved), p(x)
-
-
-def _score(q, p, x, moved):
-    return q(moved), p(moved)
-
-
-def _trades(q, p, x, moved):
-    del p
-    return q(moved), jax.lax.stop_gradient(q(x))
-
-
-METHODS: Mapping[str, tuple] = {
-    "standard": (None, (_plain,)),
-    "pgdat": (_madry, (_madry,)),
-    "score": (_score, (_score,)),
-    "trades": (_trades, (_plain, _madry)),
-}
-
-
 def _step(problem, demo, optimizer, params, state, key):
-    inner, outer = METHODS[demo]
+    method = toy_training.DEMOS[demo]
     draw_key, attack_key = jax.random.split(key)
     x, _ = problem.draw(draw_key, NUM_DRAWS)
     kl, moved = divergences.divergence("kl"), x
@@ -100,36 +73,19 @@ def _step(problem, demo, optimizer, params, state, key):
         threat=problem.ball, step_size=4 * problem.eps / NUM_STEPS, num_steps=NUM_STEPS,
         step_schedule=STEP_SCHEDULE,
     )  # fmt: skip
-    if inner:
+    if method.inner:
         q = functools.partial(toy_training.model, params)
         noise = problem.ball.noise(attack_key, x.shape, x.dtype)
-        moved = attack(lambda moved: kl(*inner(q, problem.truth, x, moved)), attack_key, x, noise)
+        moved = attack(
+            lambda moved: kl(*method.inner(q, problem.truth, x, moved)), attack_key, x, noise
+        )
 
     def loss_fn(params):
         q = functools.partial(toy_training.model, params)
-        return sum(kl(*term(q, problem.truth, x, moved)).mean() for term in outer)
+        return sum(kl(*term(q, problem.truth, x, moved)).mean() for term in method.outer)
 
     gradients = jax.grad(loss_fn)(params)
     # Optax raises a float to an integer power, which strict dtypes refuse.
     with jax.numpy_dtype_promotion("standard"):
         updates, state = optimizer.update(gradients, state, params)
     return optax.apply_updates(params, updates), state
-
-
-def _init(key: Key, widths: tuple[int, ...]) -> Params:
-    """As `toy_training.init`, of other widths."""
-    params = {}
-    for number, (fan_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
-        leaves = {"kernel": (fan_in, width), "bias": (width,)}
-        layer_key, bound = jax.random.fold_in(key, number), fan_in**-0.5
-        params[f"dense_{number}"] = {
-            name: _uniform(part_key, shape, bound)
-            for (name, shape), part_key in zip(
-                leaves.items(), jax.random.split(layer_key), strict=True
-            )
-        }
-    return params
-
-
-def _uniform(key: Key, shape: tuple[int, ...], bound: float) -> Array:
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,24 +20,26 @@ LEARNING_RATE = 1e-3
 SEED, EVERY, NUM_DRAWS = 2, 10, 600
 PLACES = (-5.0, -1.0, 0.0, 1.0, 5 / 3, 2.0, 5.0)
 PLOTTED = (-5.0, 8.0)
-# (q, x, x') -> output and target of a divergence.
-Comparison = Callable[[Callable[[Array], Distribution], Array, Array], tuple]
+Answers = Callable[[Array], Distribution]
+# (q, p, x, x') -> output and target of a divergence.
+Comparison = Callable[[Answers, Answers, Array, Array], tuple]
 
 
-def _plain(q, x, moved):
+def _plain(q, p, x, moved):
     del moved
-    return q(x), toy.truth(x)
+    return q(x), p(x)
 
 
-def _madry(q, x, moved):
-    return q(moved), toy.truth(x)
+def _madry(q, p, x, moved):
+    return q(moved), p(x)
 
 
-def _score(q, x, moved):
-    return q(moved), toy.truth(moved)
+def _score(q, p, x, moved):
+    return q(moved), p(moved)
 
 
-def _trades(q, x, moved):
+def _trades(q, p, x, moved):
+    del p
     return q(moved), jax.lax.stop_gradient(q(x))
 
 
@@ -59,10 +61,10 @@ DEMOS = {
 }
 
 
-def init(key: Key) -> Params:
+def init(key: Key, widths: Sequence[int] = WIDTHS) -> Params:
     """Dense layers drawn as PyTorch draws them: U(±1/√fan_in), biases too."""
     params = {}
-    for number, (fan_in, width) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for number, (fan_in, width) in enumerate(zip(widths, widths[1:], strict=False)):
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, number))
         uniform = functools.partial(
             jax.random.uniform, minval=-(fan_in**-0.5), maxval=fan_in**-0.5, dtype=jnp.float32
@@ -162,7 +164,7 @@ def _walk(state, key, index, is_kept, start, stop, *, demo, batch, num_draws):
 
     def loss_fn(params, x, moved):
         q = functools.partial(model, params)
-        return sum(_average(index, *term(q, x, moved)) for term in method.outer)
+        return sum(_average(index, *term(q, toy.truth, x, moved)) for term in method.outer)
 
     def step(number, state):
         params, moments, losses = state
@@ -173,8 +175,9 @@ def _walk(state, key, index, is_kept, start, stop, *, demo, batch, num_draws):
         if method.inner:
             q = functools.partial(model, params)
             moved = toy.ATTACK(
-                lambda moved: _apart(index, *method.inner(q, x, moved)), attack_key, x, starts
-            )
+                lambda moved: _apart(index, *method.inner(q, toy.truth, x, moved)),
+                attack_key, x, starts,
+            )  # fmt: skip
         loss, gradients = jax.value_and_grad(loss_fn)(params, x, moved)
         # Optax raises a float to an integer power, which strict dtypes refuse.
         with jax.numpy_dtype_promotion("standard"):
