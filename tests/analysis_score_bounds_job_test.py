@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from score_jax import artifact, cli
-from score_jax.analysis import score_bounds_finite, score_bounds_images
+from score_jax.analysis import (
+    score_bounds,
+    score_bounds_finite,
+    score_bounds_finite_job,
+    score_bounds_images,
+    score_bounds_problems,
+    score_bounds_words,
+)
 from score_jax.artifact import Artifact
 from score_jax.data import sources
 from tests import toy_mlp
@@ -52,7 +59,9 @@ def test_images(exports, capsys, tmp_path):
         more = [f"--batch_size={batch_size}", f"--temperature={temperature}"]
         code = cli.main(["analyze", "score-bounds", *options, *more])
         assert code == 0, capsys.readouterr().err
-        facts[batch_size] = json.loads((tmp_path / "out/score_bounds_images.json").read_text())
+        facts[batch_size] = json.loads(
+            (tmp_path / "out/score_bounds_images_linf_0.05_b.json").read_text()
+        )
     errors = facts[8]["errors"]
     assert errors["labels"]["l1"]["change"] == 0
     assert errors["labels"]["l1"]["score"] == errors["labels"]["l1"]["madry"] > 0
@@ -64,9 +73,11 @@ def test_images(exports, capsys, tmp_path):
         assert found["l1"]["madry"] == pytest.approx(errors[name]["l1"]["madry"], rel=1e-4)
     assert facts[8]["num_examples"] == 11 and facts[8]["model_sha256"] == "a"
     assert facts[8]["surrogate"]["temperature"] == 2
-    arrays = np.load(tmp_path / "out/score_bounds_images.npz")
+    arrays = np.load(tmp_path / "out/score_bounds_images_linf_0.05_b.npz")
     assert arrays["surrogate_largest"].shape == (11, 3, 1)
-    assert "p(y|x) of images is not known" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "p(y|x) of images is not known" in out
+    assert "SCORE's bounds of a on 11 test images of toy, L∞ eps 0.05, estimates" in out
 
 
 def test_the_temperature_that_fits():
@@ -112,13 +123,81 @@ def test_a_surrogate_of_other_classes_is_refused(exports, capsys, tmp_path):
     assert "has num_classes 7 in its model.json, the model has 4" in capsys.readouterr().err
 
 
+def test_a_surrogate_of_other_images_is_refused(exports, capsys, tmp_path):
+    exports["b"].spec["dataset"] = "other"
+    arguments = ["--problem=images", "--artifact=a", "--surrogate=b", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["analyze", "score-bounds", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert "was trained on other as its model.json says, the model on toy" in err
+
+
+def _verdict(*names):
+    values = {"standard": 0.1, "madry": 0.2, "score": 0.2, "change": 0.1}
+    return " ".join(
+        score_bounds_words.verdict({"m": {of: score_bounds.bound_of(of, values) for of in names}})
+    )
+
+
+def test_only_what_was_asked_is_spoken_of():
+    assert _verdict("kl").startswith("KL is no metric, and there") and "theorem" not in _verdict(
+        "kl"
+    )
+    both = _verdict("kl", "squared_error", score_bounds.ROOT)
+    assert "KL and squared error are no metrics" in both
+    assert "1 of 1 cases where D is the root of squared error, for which that is a" in both
+    assert "by construction, and no test of the search" in both
+    assert "1 of 1 cases where D is a metric, for which that is a theorem" in _verdict("l1")
+    assert "no metric" not in _verdict("l1")
+
+
+def test_the_ball_is_in_titles_and_names():
+    for norm, eps, name, title in (
+        ("l2", 0.25, "mixture_1d_l2_0.25", "three Gaussians in 1 dimension, L2 eps 0.25"),
+        ("linf", 0.5, "mixture_1d_linf_0.5", "three Gaussians in 1 dimension, L∞ eps 0.5"),
+    ):
+        problem = score_bounds_problems.create_mixture(1, norm=norm, eps=eps, num_draws=10, seed=0)
+        assert (problem.name, problem.title) == (name, title)
+    assert score_bounds_problems.create_toy().title == "the toy problem, L∞ eps 1"
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_minimiser_is_one_only_where_both_bounds_agree(num_classes, monkeypatch):
+    """Cubes of all three classes meet: three labels cost 2 shares in L1, √3 at least in L2."""
+    values = dict.fromkeys(score_bounds.QUANTITIES, 0.5)
+
+    def measure(problem, num_pairs, seed):
+        x, labels = np.zeros((3, 2)), np.arange(3) % num_classes
+        least = score_bounds_finite.minimum(x, labels, norm="linf", eps=0.5)
+        return {
+            name: score_bounds_finite.Sample(
+                num_pairs=num_pairs, lower=least.lower[name], reached=least.reached,
+                kept=1 - least.reached, nearest_kept=score_bounds.bound_of(name, values),
+            )
+            for name in score_bounds.METRICS
+        }  # fmt: skip
+
+    monkeypatch.setattr(score_bounds_finite, "measure", measure)
+    problem = score_bounds_problems.create_toy()
+    for metric in ("l1", "l2"):
+        found = score_bounds_finite_job.finding(problem, [metric], 0)
+        is_best = num_classes == 2 or metric == "l1"
+        said = " ".join(found.summary)
+        assert ("the minimiser (the nearest kept pair)" in said) == is_best
+        assert found.pictures["cost"].caption.startswith("The best fit") == is_best
+        assert found.table[1][2].count(" to ") == (not is_best)
+        assert "401 offsets, a grid over it." in said and "from below" not in said
+
+
 @pytest.mark.slow
 def test_known_data(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(score_bounds_finite, "SIZES", (6, 20))
     monkeypatch.setattr(score_bounds_finite, "NUM_DRAWS", 2)
     for options, name in (
         (["--problem=toy"], "toy"),
-        (["--problem=mixture", "--dimensions=3", "--norm=l2", "--num_examples=100"], "mixture_3d"),
+        (
+            ["--problem=mixture", "--dimensions=3", "--norm=l2", "--num_examples=100"],
+            "mixture_3d_l2_0.5",
+        ),
     ):
         more = ["--train_steps=10", "--divergence=l1", f"--out={tmp_path}"]
         assert cli.main(["analyze", "score-bounds", *options, *more]) == 0
@@ -132,4 +211,4 @@ def test_known_data(capsys, tmp_path, monkeypatch):
         assert [sample["num_pairs"] for sample in finite["samples"]] == [6, 20]
         for sample in finite["samples"]:
             assert sample["least_madry"] <= sample["reached_madry"] + 1e-9
-            assert sample["minimiser"]["holds"] and sample["minimiser"]["score"] > 0.1
+            assert sample["nearest_kept"]["holds"] and sample["nearest_kept"]["score"] > 0.1

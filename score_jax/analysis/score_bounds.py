@@ -170,6 +170,7 @@ def measure(
     *,
     ball: ThreatModel,
     offsets: np.ndarray | None = None,
+    towards: Array | None = None,
     numbers: Array | None = None,
     num_steps: int = NUM_STEPS,
     restarts: int = NUM_RESTARTS,
@@ -182,6 +183,7 @@ def measure(
       names: divergences of `divergences.DIVERGENCES`.
       x: f[n, ...].
       offsets: x' - x of a grid over the ball, f[m, ...].
+      towards: f[l, ...], beside offsets: of each ball the point nearest to each of these, too.
       numbers: i32[n], what each point's starts are drawn from; None: its place in x.
       restarts: ascents from a random start, of each objective; 0 for the grid alone.
       tell: gets the number of ascents that are done.
@@ -190,7 +192,10 @@ def measure(
     standard, start = _start(truth, model, x, names=names)
     grid = None
     if offsets is not None:
-        grid = np.asarray(_sweep(truth, model, x, start, jnp.asarray(offsets), names=names))
+        grid = _sweep(truth, model, x, start, jnp.asarray(offsets), names=names, ball=None)
+        if towards is not None:
+            grid = _sweep(truth, model, x, grid, towards, names=names, ball=ball)
+        grid = np.asarray(grid)
     numbers = jnp.arange(len(x), dtype=jnp.int32) if numbers is None else numbers
     found, done = start, 0
     for restart in range(restarts):
@@ -232,15 +237,18 @@ def _start(truth, model, x, *, names):
     return at_x[:, MADRY], at_x
 
 
-@functools.partial(jax.jit, static_argnames=("names",))
-def _sweep(truth, model, x, found, offsets, *, names):
+@functools.partial(jax.jit, static_argnames=("names", "ball"))
+def _sweep(truth, model, x, found, points, *, names, ball):
+    """Over points as offsets, or where there is a ball, over its nearest to each."""
     here = truth(x)
 
-    def widest(largest, offset):
-        moved = x + offset[None]
+    def widest(largest, point):
+        moved = x + point[None]
+        if ball is not None:
+            moved = ball.project(jnp.broadcast_to(point[None], x.shape), x)
         return jnp.maximum(largest, compare(names, truth, model, here, moved)), None
 
-    return jax.lax.scan(widest, found, offsets)[0]
+    return jax.lax.scan(widest, found, points)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("names", "ball", "num_steps"))

@@ -6,19 +6,31 @@ from score_jax.analysis import score_bounds_finite
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.score_bounds_finite import Sample
 from score_jax.analysis.score_bounds_problems import Problem
-from score_jax.analysis.score_bounds_words import COLUMNS, WORDS, cells_of
+from score_jax.analysis.score_bounds_words import COLUMNS, WORDS, ball_words, cells_of
 from score_jax.writers_progress import counted
 
 
 def _range(sample: Sample) -> str:
     """The least R_Madry(q; n): a number, or between which two it lies."""
-    if sample.reached - sample.lower < 1e-6:
+    if sample.is_minimum:
         return f"{sample.lower:.4f}"
     return f"{sample.lower:.4f} to {sample.reached:.4f}"
 
 
+def _searched(problem: Problem) -> str:
+    """How the maxima on all of the data were found."""
+    said = f"Maxima over the ball, {ball_words(problem.norm, problem.eps)}: {problem.searched}"
+    if problem.dimensions <= 2:
+        return f"{said}."
+    return (
+        f"{said}, and its points nearest to each pair: R_Madry and R_SCORE are estimates from "
+        "below, the more so the more dimensions there are."
+    )
+
+
 def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
-    """What the minimiser of R_Madry(q; n) costs, for each of `SIZES` and each metric asked for."""
+    """The least R_Madry(q; n), and what the nearest kept pair costs, for each of `SIZES` and
+    each metric asked for."""
     sizes = score_bounds_finite.SIZES
     found: list[dict[str, Sample]] = []
     with counted(f"{problem.name}: sizes of a sample", len(sizes)) as tell:
@@ -31,28 +43,32 @@ def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
             sample = samples[name]
             table.append([
                 name, str(sample.num_pairs), _range(sample), f"{sample.kept:.0%}",
-                *cells_of(sample.minimiser),
+                *cells_of(sample.nearest_kept),
             ])  # fmt: skip
+    is_best = all(samples[name].is_minimum for samples in found for name in asked)
+    answers = "the minimiser (the nearest kept pair)" if is_best else "the nearest kept pair"
     first, last = found[0][asked[0]], found[-1][asked[0]]
     shown = [samples[asked[0]] for samples in found]
 
     def draw():
         from score_jax.analysis import score_bounds_plots
 
-        return score_bounds_plots.finite(shown, WORDS[asked[0]])
+        return score_bounds_plots.finite(shown, WORDS[asked[0]], problem.title)
 
     return Finding(
         name=f"score_bounds_{problem.name}_finite",
         title=f"SCORE's bounds for n training pairs of {problem.title}",
         summary=[
-            "Adversarial training on n pairs with one-hot labels minimises R_Madry(q; n); its "
-            "minimum over all functions is known, as pairs of different labels cost something "
-            "only where their balls meet: a linear program, and a minimiser answers with the "
-            "label of the nearest pair that it keeps.",
-            f"In {asked[0]} the minimum is {_range(first)} for {first.num_pairs} pairs and "
-            f"{_range(last)} for {last.num_pairs}; the minimiser's R_SCORE on all of the data "
-            f"is {first.minimiser.score:.4f} and {last.minimiser.score:.4f}, the truth's 0. C is "
-            f"{last.minimiser.change:.4f}.",
+            "Adversarial training on n pairs with one-hot labels minimises R_Madry(q; n). Pairs of "
+            "different labels cost something only where their balls meet: a linear program says "
+            "what no function is below, and the nearest of the kept pairs, as many as can be kept "
+            "with no two such balls meeting, reaches what an integer program says. The minimum is "
+            "at least the first, exactly where both agree.",
+            f"In {asked[0]} it is {_range(first)} for {first.num_pairs} pairs and "
+            f"{_range(last)} for {last.num_pairs}; the R_SCORE of {answers} on all of "
+            f"the data is {first.nearest_kept.score:.4f} and {last.nearest_kept.score:.4f}, the "
+            f"truth's 0. C is {last.nearest_kept.change:.4f}.",
+            _searched(problem),
             f"Means over {score_bounds_finite.NUM_DRAWS} samples of each size.",
             "With certain answers KL is infinite; squared error has another minimiser, between "
             "the labels.",
@@ -68,7 +84,7 @@ def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
                     "least_madry": samples[name].lower,
                     "reached_madry": samples[name].reached,
                     "kept": samples[name].kept,
-                    "minimiser": samples[name].minimiser.facts(),
+                    "nearest_kept": samples[name].nearest_kept.facts(),
                 }
                 for samples in found
                 for name in asked
@@ -76,6 +92,10 @@ def finding(problem: Problem, asked: Sequence[str], seed: int) -> Finding:
         },
         table=table,
         pictures={
-            "cost": Picture("The best fit of n pairs, on them and on all of the data.", draw)
+            "cost": Picture(
+                f"{'The best fit' if is_best else 'The nearest kept pair'} of n pairs, on them and "
+                f"on all of the data: {problem.title}.",
+                draw,
+            )
         },
     )

@@ -1,7 +1,9 @@
 """`score-jax analyze score-bounds --problem=images`: estimates with a surrogate for p(y|x)."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +41,7 @@ def run(call: Call, names: tuple[str, ...]) -> Iterator[Finding]:
     }
     facts: dict[str, Any] = {
         "problem": "images",
+        "artifact": str(path),
         "dataset": data.name,
         "split": "test",
         "num_examples": count,
@@ -79,20 +82,24 @@ def run(call: Call, names: tuple[str, ...]) -> Iterator[Finding]:
     facts["standard_error_of_score"] = {
         name: score_bounds.standard_errors(names, found) for name, found in errors.items()
     }
+    ball = score_bounds_words.ball_words(spec["norm"], eps)
+    stem = ["score_bounds_images", score_bounds_words.ball_stem(spec["norm"], eps)]
+    stem += [_stem(call.surrogate)] if surrogate else []
+    against = f", surrogate {call.surrogate}" if surrogate else ""
     yield Finding(
-        name="score_bounds_images",
-        title=f"SCORE's bounds on {count} test images of {data.name}, estimates",
+        name="_".join(stem),
+        title=f"SCORE's bounds of {path} on {count} test images of {data.name}, {ball}, estimates",
         summary=[
             *_stated(facts, call), *score_bounds_words.verdict(rows), _lesson(rows, names),
-            "Every number is an estimate, and every maximum one from below: "
-            f"{facts['restarts']} x {facts['steps']} steps of ascent for each of the errors, all "
-            "maxima over the same images, so that the theorem holds for the estimates too.",
+            f"Every number is an estimate, every maximum over the ball, {ball}, one from below: "
+            f"{facts['restarts']} x {facts['steps']} steps of ascent for each of the errors.",
         ],
         facts=facts,
-        table=score_bounds_words.table_of(rows, "p(y|x)"),
+        table=score_bounds_words.table_of(rows, f"p(y|x), {ball}"),
         pictures={
             "intervals": score_bounds_words.picture_of(
-                rows, f"Does R_SCORE on {data.name} lie between its bounds?"
+                rows, f"Does R_SCORE on {data.name} lie between its bounds?",
+                f"{path}, {count} test images, {ball}{against}",
             )
         },
         arrays={
@@ -131,6 +138,12 @@ def _surrogate(path: str, artifact: Artifact) -> Artifact:
     if surrogate.spec["sha256"][WEIGHTS] == artifact.spec["sha256"][WEIGHTS]:
         raise UserError(f"--surrogate={path} {same}")
     here, there = (a.spec["model"] for a in (artifact, surrogate))
+    trained = [a.spec["dataset"] for a in (artifact, surrogate)]
+    if trained[0] != trained[1]:
+        raise UserError(
+            f"--surrogate={path} was trained on {trained[1]} as its {SPEC} says, the model on "
+            f"{trained[0]}; give a model of {trained[0]}"
+        )
     for field in ("image_shape", "num_classes"):
         if here[field] != there[field]:
             raise UserError(
@@ -138,6 +151,13 @@ def _surrogate(path: str, artifact: Artifact) -> Artifact:
                 f"{here[field]}; give a model of {artifact.spec['dataset']}"
             )
     return surrogate
+
+
+def _stem(path: str) -> str:
+    """A surrogate in a file's name: the folder of its run, or its own."""
+    place = Path(path).absolute()
+    name = place.parent.name if place.name == "export" else place.name
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
 
 
 def _stated(facts: dict[str, Any], call: Call) -> Sequence[str]:

@@ -16,7 +16,7 @@ from score_jax.analysis import (
 from score_jax.analysis.finding import Finding
 from score_jax.analysis.score_bounds import METRICS, Bound, Errors
 from score_jax.analysis.score_bounds_problems import Problem
-from score_jax.analysis.score_bounds_words import picture_of, table_of, verdict
+from score_jax.analysis.score_bounds_words import ball_words, picture_of, table_of, verdict
 from score_jax.command_line import Call, UsageError
 from score_jax.writers_progress import counted
 
@@ -131,8 +131,10 @@ def _known(call: Call, problem: Problem, names: tuple[str, ...]) -> Finding:
             _ascents(problem, shares),
         ],
         facts=facts,
-        table=table_of(rows),
-        pictures={"intervals": picture_of(rows, "Does R_SCORE lie between its bounds?")},
+        table=table_of(rows, f"model, {ball_words(problem.norm, problem.eps)}"),
+        pictures={
+            "intervals": picture_of(rows, "Does R_SCORE lie between its bounds?", problem.title)
+        },
     )  # fmt: skip
 
 
@@ -158,20 +160,20 @@ def _lesson(rows: Mapping[str, Mapping[str, Bound]]) -> list[str]:
 
 def _how(problem: Problem, errors: Mapping[str, Errors], names: Sequence[str]) -> str:
     if problem.is_exact:
-        return (
-            f"Averages by quadrature over {len(problem.x)} places, maxima over "
-            f"{len(problem.offsets)} offsets and all that the ascents went through."
+        averages = f"Averages by quadrature over {len(problem.x)} places"
+    else:
+        largest = max(
+            value
+            for found in errors.values()
+            for value in score_bounds.standard_errors(names, found).values()
         )
-    largest = max(
-        value
-        for found in errors.values()
-        for value in score_bounds.standard_errors(names, found).values()
-    )
-    where = "the ball" if problem.dimensions <= 2 else "its first two coordinates"
+        averages = (
+            f"Averages over {len(problem.x)} draws, R_SCORE within {largest:.4f} (one standard "
+            "error) of other draws'"
+        )
     return (
-        f"Averages over {len(problem.x)} draws, R_SCORE within {largest:.4f} (one standard error) "
-        f"of other draws'; maxima over {len(problem.offsets)} offsets in {where} and all that the "
-        "ascents went through."
+        f"{averages}; maxima over the ball, {ball_words(problem.norm, problem.eps)}: "
+        f"{problem.searched}, and all that the ascents went through."
     )
 
 

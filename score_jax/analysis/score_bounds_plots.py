@@ -1,5 +1,6 @@
 """Pictures of SCORE's bounds: the interval of each model, and what n pairs teach."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -25,13 +26,14 @@ ROW, TITLE = 0.2, 0.24
 
 
 def intervals(
-    rows: Mapping[str, Mapping[str, Bound]], words: Mapping[str, str], title: str
+    rows: Mapping[str, Mapping[str, Bound]], words: Mapping[str, str], title: str, what: str
 ) -> Figure:
     """For every divergence a panel: the interval, R_SCORE, R_Madry and C of every row.
 
     Args:
       rows: name of the row -> divergence -> its bound.
       words: divergence -> what a panel is called.
+      what: was measured, in words below the title.
     """
     columns = 2 if len(words) > 1 else 1
     left = 0.3 + 0.062 * max(map(len, rows))
@@ -39,21 +41,25 @@ def intervals(
     inner = ROW * len(rows) + 0.1
     cell = TITLE + inner + 0.3
     outside = any(not found[name].holds for found in rows.values() for name in words)
-    head = 0.74 if outside else 0.56
+    told = textwrap.wrap(what, 84)
+    below = 0.17 * len(told)
+    head = (0.74 if outside else 0.56) + below
     height = head + cell * lines + 0.05
     figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
     figure.text(0.05 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, fontweight="bold")
+    for number, line in enumerate(told):
+        figure.text(0.05 / WIDTH, 1 - (0.32 + 0.17 * number) / height, line, va="top")
     keys = (
         ("━ from |R_Madry - C| to R_Madry + C", MUTED), ("● R_SCORE", SCORE_COLOR),
         ("◇ R_Madry", MADRY_COLOR), ("┆ C", CHANGE_COLOR),
     )  # fmt: skip
     x = 0.05
     for text, tint in keys:
-        figure.text(x / WIDTH, 1 - 0.36 / height, text, va="top", color=tint)
+        figure.text(x / WIDTH, 1 - (0.36 + below) / height, text, va="top", color=tint)
         x += 0.058 * len(text) + 0.17
     if outside:
         note = "✖ R_SCORE outside: of that D the interval is no theorem"
-        figure.text(0.05 / WIDTH, 1 - 0.54 / height, note, va="top", color=SCORE_COLOR)
+        figure.text(0.05 / WIDTH, 1 - (0.54 + below) / height, note, va="top", color=SCORE_COLOR)
     wide = (WIDTH - left - 0.12 - 0.34 * (columns - 1)) / columns
     for index, (name, heading) in enumerate(words.items()):
         line, column = divmod(index, columns)
@@ -94,21 +100,23 @@ def _interval_panel(axes: Axes, bounds: Mapping[str, Bound]) -> None:
     axes.grid(False, axis="y")
 
 
-def finite(samples: Sequence[Sample], metric: str) -> Figure:
-    """What the minimiser of R_Madry over n pairs costs there, and on all of the distribution."""
+def finite(samples: Sequence[Sample], metric: str, what: str) -> Figure:
+    """What the nearest kept of n pairs costs on them, and on all of the distribution `what`."""
+    is_best = all(sample.is_minimum for sample in samples)
     figure, axes = panel(
-        "What does the best fit of n training pairs cost?", {}, height=2.9, left=0.5, right=1.62
-    )
+        f"What does {'the best fit' if is_best else 'the nearest kept pair'} of n training pairs "
+        "cost?", {what: MUTED}, height=3.05, left=0.5, right=1.62,
+    )  # fmt: skip
     x = [sample.num_pairs for sample in samples]
     lines = [
-        Line(x, [s.minimiser.score for s in samples], "R_SCORE, all data", SCORE_COLOR,
+        Line(x, [s.nearest_kept.score for s in samples], "R_SCORE, all data", SCORE_COLOR,
              marker="o"),
-        Line(x, [s.minimiser.madry for s in samples], "R_Madry, all data", MADRY_COLOR,
+        Line(x, [s.nearest_kept.madry for s in samples], "R_Madry, all data", MADRY_COLOR,
              marker="D"),
         Line(x, [s.reached for s in samples], "R_Madry, on the n pairs", MADRY_COLOR, True,
              marker="D"),
-        Line(x, [s.minimiser.lower for s in samples], "|R_Madry - C|", MUTED),
-        Line(x, [s.minimiser.change for s in samples], "C", CHANGE_COLOR, True),
+        Line(x, [s.nearest_kept.lower for s in samples], "|R_Madry - C|", MUTED),
+        Line(x, [s.nearest_kept.change for s in samples], "C", CHANGE_COLOR, True),
     ]  # fmt: skip
     draw_lines(axes, lines)
     axes.set_xscale("log")

@@ -11,6 +11,7 @@ import numpy as np
 
 from score_jax.analysis import toy
 from score_jax.analysis.score_bounds import Predictor
+from score_jax.analysis.score_bounds_words import ball_stem, ball_words
 from score_jax.divergences import Distribution
 from score_jax.threat_models import ThreatModel
 from score_jax.types import Array, Key
@@ -22,6 +23,8 @@ SCALES, SHARES = (1.0, 0.7, 1.3), (0.5, 0.3, 0.2)
 MIXTURE_EPS = 0.5
 # Offsets to each side of a grid over the ball.
 NUM_SIDES = {1: 200, 2: 15}
+# Random points of a ball that has more coordinates, and as many of its corners, or of its sphere.
+NUM_INSIDE = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +67,15 @@ class Problem:
     """A known distribution and the points at which errors are averaged.
 
     Attributes:
-      name, title: of files and of headings.
+      kind: 'toy' or 'mixture'.
+      name, title: of files and of headings; the ball is in both where it can be chosen.
       norm, eps: of the ball.
       x, weights: the points f32[n, d] and what each counts, f64[n].
-      offsets: x' - x over the ball, f32[m, d]; in more than two dimensions over the first two
-        coordinates, which is all of the ball that the mixture's truth sees.
+      offsets: x' - x over the ball, f32[m, d], see `offsets_of`.
       is_exact: the points are a grid over nearly all of the mass, no draws.
     """
 
+    kind: str
     name: str
     title: str
     truth: Predictor
@@ -92,10 +96,20 @@ class Problem:
         return ball_of(self.norm, self.eps)
 
     @property
+    def searched(self) -> str:
+        """What `offsets` are, in words."""
+        if self.dimensions <= 2:
+            return f"{len(self.offsets)} offsets, a grid over it"
+        return (
+            f"{len(self.offsets)} offsets, a grid in its first two coordinates and random points "
+            f"of all of it, at {'corners' if self.norm == 'linf' else 'its sphere'} too"
+        )
+
+    @property
     def facts(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "problem": self.name,
+            "problem": self.kind,
             "dimensions": self.dimensions,
             "norm": self.norm,
             "eps": self.eps,
@@ -106,7 +120,7 @@ class Problem:
 
     def draw(self, key: Key, num_draws: int) -> tuple[Array, Array]:
         """x f32[n, d] and the classes i32[n]; each class has its exact share, as in the script."""
-        if self.name == "toy":
+        if self.kind == "toy":
             second = num_draws * toy.COUNTS[1] // sum(toy.COUNTS)
             labels = jnp.arange(num_draws, dtype=jnp.int32) >= num_draws - second
             return toy.draw(key, num_draws), labels.astype(jnp.int32)
@@ -117,8 +131,9 @@ def create_toy(eps: float = toy.EPS) -> Problem:
     """The toy of `analysis.toy`; averages by quadrature, so no draw is in them."""
     x = np.linspace(*toy.SUPPORT, toy.NUM_PLACES, dtype=np.float32)[:, None]
     return Problem(
-        name="toy", title="the toy problem", truth=Predictor(_toy_truth), norm="linf", eps=eps,
-        num_classes=2, x=x, weights=np.asarray(toy.density(jnp.asarray(x)), np.float64),
+        kind="toy", name="toy", title=f"the toy problem, {ball_words('linf', eps)}",
+        truth=Predictor(_toy_truth), norm="linf", eps=eps, num_classes=2,
+        x=x, weights=np.asarray(toy.density(jnp.asarray(x)), np.float64),
         offsets=offsets_of("linf", eps, 1), is_exact=True,
     )  # fmt: skip
 
@@ -133,15 +148,24 @@ def create_mixture(
     key = jax.random.key(seed)
     x = np.asarray(_draw_mixture(key, num_draws, dimensions)[0])
     return Problem(
-        name=f"mixture_{dimensions}d", title=f"three Gaussians in {dimensions} dimensions",
+        kind="mixture", name=f"mixture_{dimensions}d_{ball_stem(norm, eps)}",
+        title=f"three Gaussians in {_many(dimensions)}, {ball_words(norm, eps)}",
         truth=Predictor(_mixture_truth), norm=norm, eps=eps, num_classes=len(SHARES), x=x,
         weights=np.full(num_draws, 1 / num_draws), offsets=offsets_of(norm, eps, dimensions),
         is_exact=False,
     )  # fmt: skip
 
 
+def _many(dimensions):
+    return f"{dimensions} dimension{'s' if dimensions > 1 else ''}"
+
+
 def offsets_of(norm: str, eps: float, dimensions: int) -> np.ndarray:
-    """A grid over the ball in its first two coordinates, its corners and edge too, f32[m, d]."""
+    """A grid over the ball in its first two coordinates, its corners and edge too, f32[m, d].
+
+    That is all of the ball that the mixture's truth sees. Models see the rest: in more than two
+    dimensions random points of the whole ball follow, inside and at corners or on the sphere.
+    """
     shown = min(dimensions, 2)
     steps = np.linspace(-eps, eps, 2 * NUM_SIDES[shown] + 1)
     grid = np.array(list(itertools.product(steps, repeat=shown)))
@@ -149,7 +173,21 @@ def offsets_of(norm: str, eps: float, dimensions: int) -> np.ndarray:
         angles = np.linspace(0, 2 * np.pi, 6 * NUM_SIDES[2], endpoint=False)
         edge = eps * np.stack([np.cos(angles), np.sin(angles)], -1)
         grid = np.concatenate([grid[np.linalg.norm(grid, axis=1) < eps], edge])
-    return np.pad(grid, ((0, 0), (0, dimensions - shown))).astype(np.float32)
+    grid = np.pad(grid, ((0, 0), (0, dimensions - shown)))
+    if dimensions > 2:
+        grid = np.concatenate([grid, *_whole_ball(norm, eps, dimensions)])
+    return grid.astype(np.float32)
+
+
+def _whole_ball(norm, eps, dimensions):
+    random = np.random.default_rng(0)
+    shape = (NUM_INSIDE, dimensions)
+    if norm == "linf":
+        inside = random.uniform(-eps, eps, shape)
+        return inside, np.unique(np.where(random.random(shape) < 0.5, -eps, eps), axis=0)
+    outside = random.normal(size=(2, *shape))
+    outside *= eps / np.linalg.norm(outside, axis=-1, keepdims=True)
+    return outside[0] * random.random((NUM_INSIDE, 1)) ** (1 / dimensions), outside[1]
 
 
 def _toy_truth(params, x):

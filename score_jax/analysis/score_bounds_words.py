@@ -3,13 +3,25 @@
 from collections.abc import Mapping
 
 from score_jax.analysis.finding import Picture
-from score_jax.analysis.score_bounds import ROOT, Bound
+from score_jax.analysis.score_bounds import METRICS, ROOT, Bound
+from score_jax.report_run import NORMS
 
 WORDS = {
     "kl": "KL (no metric)", "squared_error": "squared error (no metric)",
     ROOT: "root of squared error", "l1": "L1", "l2": "L2", "linf": "L∞", "sqrt_js": "root of JS",
 }  # fmt: skip
+NO_METRICS = {"kl": "KL", "squared_error": "squared error"}
 COLUMNS = ("R_Standard", "R_Madry", "R_SCORE", "C", "lower", "upper", "interval")
+
+
+def ball_words(norm: str, eps: float) -> str:
+    """What a ball is called in titles: 'L∞ eps 0.5'."""
+    return f"{NORMS[norm]} eps {eps:.4g}"
+
+
+def ball_stem(norm: str, eps: float) -> str:
+    """The same in names of files."""
+    return f"{norm}_{eps:.4g}"
 
 
 def cells_of(bound: Bound) -> list[str]:
@@ -31,16 +43,16 @@ def table_of(rows: Mapping[str, Mapping[str, Bound]], what: str = "model") -> li
     return table
 
 
-def picture_of(rows: Mapping[str, Mapping[str, Bound]], title: str) -> Picture:
-    """Every interval, divergence by divergence."""
+def picture_of(rows: Mapping[str, Mapping[str, Bound]], title: str, what: str) -> Picture:
+    """Every interval, divergence by divergence; below the title what was measured."""
 
     def draw():
         from score_jax.analysis import score_bounds_plots
 
         words = {of: WORDS[of] for of in next(iter(rows.values()))}
-        return score_bounds_plots.intervals(rows, words, title)
+        return score_bounds_plots.intervals(rows, words, title, what)
 
-    return Picture("R_SCORE in the interval that R_Madry and C leave it.", draw)
+    return Picture(f"R_SCORE in the interval that R_Madry and C leave it: {what}.", draw)
 
 
 def verdict(rows: Mapping[str, Mapping[str, Bound]]) -> list[str]:
@@ -50,15 +62,20 @@ def verdict(rows: Mapping[str, Mapping[str, Bound]]) -> list[str]:
     other = [(name, of) for name, of, bound in cases if not bound.is_theorem and not bound.holds]
     said = []
     if theorem:
+        metrics = ["a metric"] if any(of in METRICS for _, of, _ in cases) else []
+        metrics += ["the root of squared error"] if any(of == ROOT for _, of, _ in cases) else []
         said.append(
             f"R_SCORE lies between |R_Madry - C| and R_Madry + C in {sum(theorem)} of "
-            f"{len(theorem)} cases where D is a metric, for which that is a theorem."
+            f"{len(theorem)} cases where D is {' or '.join(metrics)}, for which that is a theorem. "
+            "Each maximum is over the same points, so that the theorem holds "
+            "for estimates too: 'holds' is true there by construction, and no test of the search."
         )
     free = sum(not bound.is_theorem for _, _, bound in cases)
     if free:
+        asked = [word for of, word in NO_METRICS.items() if any(of == case[1] for case in cases)]
         where = ", ".join(f"{of} of {name}" for name, of in other)
         said.append(
-            f"KL and squared error are no metrics, and there it lies outside in {len(other)} of "
-            f"{free} cases{': ' + where if where else ''}."
+            f"{' and '.join(asked)} {'is no metric' if len(asked) == 1 else 'are no metrics'}, and "
+            f"there it lies outside in {len(other)} of {free} cases{': ' + where if where else ''}."
         )
     return said
