@@ -16,16 +16,12 @@ from score_jax.analysis import (
     geometry_margins,
     geometry_weights,
     subject,
-    subject_choice,
 )
-from score_jax.artifact import Artifact
 from score_jax.attacks import PGD
-from score_jax.data import sources
 from score_jax.objectives.gairat import Gairat
 from score_jax.threat_models import Linf
-from tests import toy_mlp
-
-NUM_TRAIN, NUM_TEST, HELD_OUT = 23, 11, 3
+from tests import geometry_runs, toy_mlp
+from tests.geometry_runs import HELD_OUT, NUM_TEST, NUM_TRAIN, call, model
 
 
 def linear(images):
@@ -98,39 +94,9 @@ def test_distance_by_kappa_with_nothing_found():
 
 
 @pytest.fixture
-def data(monkeypatch):
-    random = np.random.default_rng(0)
-    for name, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        split = sources.Images(
-            images=random.integers(0, 256, (count, *toy_mlp.SHAPE)).astype(np.uint8),
-            labels=random.integers(0, 4, count).astype(np.int32),
-            fingerprint=name, name="toy", split=name, path="",
-        )  # fmt: skip
-        monkeypatch.setattr(sources, f"{name}_split", lambda dataset, data_dir, split=split: split)
-
-
-def model(sha256="a", scale=1.0, **spec):
-    attack = {"num_steps": 4, "step_size": 0.02, "eps": 0.05}
-    return Artifact(
-        classifier=toy_mlp.classifier(),
-        params=jax.tree.map(lambda leaf: scale * leaf, toy_mlp.params(jnp.float32)),
-        batch_stats={},
-        spec={
-            "dataset": "toy",
-            "norm": "linf",
-            "eps": 0.1,
-            "sha256": {"model.safetensors": sha256},
-            "model": {"image_shape": list(toy_mlp.SHAPE)},
-            "config": {"attack": attack, "data": {"validation_size": HELD_OUT, "batch_size": 8}},
-            **spec,
-        },
-        path=None,
-    )
-
-
-@pytest.fixture
-def analyze(monkeypatch, tmp_path, capsys, data):
+def analyze(monkeypatch, tmp_path, capsys):
     """Runs `analyze geometry` on the toy model: (exit code, standard error, findings)."""
+    geometry_runs.give_data(monkeypatch)
     monkeypatch.setattr(artifact, "load", lambda path: model())
 
     def run(*flags):
@@ -143,18 +109,11 @@ def analyze(monkeypatch, tmp_path, capsys, data):
 
 
 @pytest.fixture
-def create(monkeypatch, data):
+def create(monkeypatch):
+    """The subject of flags, on the toy model."""
+    geometry_runs.give_data(monkeypatch)
     monkeypatch.setattr(artifact, "load", lambda path: model())
-
-    def run(**fields):
-        from score_jax.analysis.jobs import ANALYZE
-        from score_jax.command_line import parse
-
-        flags = {"artifact": "toy"} | fields
-        words = ["geometry", *(f"--{flag}={value}" for flag, value in flags.items())]
-        return subject.create(parse("analyze", ANALYZE, words))
-
-    return run
+    return lambda **fields: subject.create(call(**fields))
 
 
 @pytest.mark.slow
@@ -172,6 +131,9 @@ def test_every_part_is_measured_and_written(analyze):
     assert sum(entry["num_examples"] for entry in kappa["classes"]) == NUM_TRAIN - HELD_OUT
     assert [entry["share"] for entry in weights["kappa"]] == own["shares"]
     assert not weights["weights_are_of_the_run"] and "not trained with" in weights["summary"][-1]
+    assert weights["weighting"] == "tanh" and weights["weights"] == "live" and weights["step"] == 7
+    told = "Measured: live weights of the last checkpoint, step 7."
+    assert all(told in part["summary"] for part in (kappa, weights, margins))
     assert weights["most"][0]["kappa"] <= weights["least"][0]["kappa"]
     for split, count in (("train", NUM_TRAIN - HELD_OUT), ("test", NUM_TEST)):
         row = margins["margins"][split]
@@ -218,50 +180,16 @@ def test_the_batch_size_changes_nothing(create):
     assert (measured(seed=1) != measured()).all()
 
 
-def test_which_images_and_which_attack(create):
-    examined = create(num_examples=5, eps="8/255", steps=10)
-    assert len(examined.images) == 5 and examined.steps == 10
-    assert examined.eps == pytest.approx(8 / 255)
-    assert examined.step_size == pytest.approx(2.5 * 8 / 255 / 10)
-    train = examined.on("train")
-    assert train.indices.tolist() == [3, 4, 5, 6, 7] and train is examined.on("train")
-    assert train.on("train") is train
-    np.testing.assert_array_equal(train.images, sources.train_split("toy", "").images[3:8])
-    assert len(create(num_examples=10_000).images) == NUM_TEST
-
-
-def test_chosen_images(create):
-    assert create(images="7,2").chosen == (7, 2)
-    first = create()
-    assert sorted(first.labels[list(first.chosen)]) == sorted(set(first.labels.tolist()))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"images": "11"}, "--images=11 is not among the first 11 test images"),
-        ({"steps": "0"}, "--steps=0 is no attack"),
-        ({"eps": "much"}, "--eps=much is not a number"),
-    ],
-)
-def test_bad_input_is_refused(create, fields, message):
-    with pytest.raises(Exception, match=message) as refused:
-        create(**fields)
-    assert type(refused.value).__name__ in ("UsageError", "UserError")
-
-
-def test_a_run_of_other_data_cannot_stand_beside(create, monkeypatch):
-    def load(path):
-        return model() if str(path) == "toy" else model(dataset="cifar10")
-
-    monkeypatch.setattr(artifact, "load", load)
-    with pytest.raises(subject.UsageError, match="its dataset is cifar10, that of toy is toy"):
-        create(beside="runs/other")
-
-
-def test_runs_of_one_name_are_told_apart(create):
-    examined = create(beside="seed1/score,seed2/score,seed3/toy,seed4/score")
-    assert examined.name == "toy"
-    names = [run.name for run in examined.beside]
-    assert names == ["score", "score (2)", "toy (2)", "score (3)"]
-    assert subject_choice.told_apart(["a", "a (2)", "a"]) == ["a", "a (2)", "a (3)"]
+def test_weights_tell_how_many_images(create):
+    examined = create().on("train")
+    labels = np.array([0] + [1] * 19, np.int32)
+    artifact = dataclasses.replace(
+        examined.artifact, spec=examined.artifact.spec | {"config": {"data": {"batch_size": 64}}}
+    )
+    few = dataclasses.replace(examined, labels=labels, artifact=artifact)
+    found = geometry_weights.weights(few)
+    assert found.facts["batch_size"] == 20 and "batches of 20 images." in " ".join(found.summary)
+    counts = {entry["class"]: entry["num_examples"] for entry in found.facts["classes"]}
+    assert counts == {0: 1, 1: 19}
+    assert "; 1 image)" in found.summary[2] and "; 19 images)" in found.summary[2]
+    assert "right at fewer than 2 of the 4 tested iterates" in found.summary[0]

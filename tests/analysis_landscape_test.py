@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from score_jax import artifact, cli
-from score_jax.analysis import landscape_gradients, landscape_radii, landscape_surface
+from score_jax.analysis import (
+    landscape_gradients,
+    landscape_radii,
+    landscape_surface,
+    landscape_words,
+)
 from score_jax.artifact import Artifact
 from score_jax.attacks import pgd
 from score_jax.data import sources
@@ -228,6 +233,23 @@ def model(sha256, scale):
     return Artifact(
         classifier=toy_mlp.classifier(), params=params, batch_stats={}, spec=spec, path=None
     )
+
+
+def test_what_a_large_ball_tells_of_hidden_gradients():
+    far = landscape_words.tell_limit("linf", 0.8, (8, 8, 1))
+    assert far.startswith("From an L∞ radius of 0.5 on every image can be made the same grey")
+    near = landscape_words.tell_limit("linf", 32 / 255, (32, 32, 3))
+    assert near.startswith("Accuracy that does not fall") and near.endswith("end at 32/255.")
+    # Half of the diagonal of [0, 1]^4.
+    assert "L2 radius of 1 on, where" in landscape_words.tell_limit("l2", 0.99, (2, 2, 1))
+    assert "L2 radius of 1 on every" in landscape_words.tell_limit("l2", 1.0, (2, 2, 1))
+
+
+def test_led_to_the_first_classes_alone():
+    assert landscape_words.led_to(10, 10) == "each class"
+    assert landscape_words.led_to(10, 100) == "each of the first 10 classes"
+    (told,) = landscape_words.tell_seen(["one"], [[0.5]], 0.1, "each of the first 10 classes")
+    assert "to see as another class, each of the first 10 classes, 50% are" in told
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Where images lie in the regions of a classifier: how long they withstand, how near the edge is.
 
-κ is the number of attack steps that an image withstands (Zhang et al. 2021, GAIRAT, as released);
-a margin is how far an image is from being wrong, in logits or in pixels.
+κ is at how many of an attack's iterates x⁰ .. x^{K-1} an image is right (Zhang et al. 2021, GAIRAT,
+as released); a margin is how far an image is from being wrong, in logits or in pixels.
 """
 
 import functools

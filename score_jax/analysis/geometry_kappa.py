@@ -1,4 +1,4 @@
-"""κ over training: how many attack steps images withstand, which change, and of which class."""
+"""κ over training: how long images withstand an attack, which change, and of which class."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from score_jax import export_series, report_run
-from score_jax.analysis import geometry
+from score_jax.analysis import geometry, subject_words
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.subject import Subject
 from score_jax.artifact import WEIGHTS
@@ -40,17 +40,17 @@ class Counted:
 
 
 def kappa(subject: Subject) -> Finding:
-    """How many steps of the attack training images withstand, at each kept checkpoint.
+    """At how many iterates of the attack training images are right, at each kept checkpoint.
 
     Source: Zhang et al. 2021 (GAIRAT), as released: see `geometry.robust_steps`.
     """
     subject = subject.on("train")
     run = report_run.read(subject.workdir, subject.data_dir) if subject.workdir else None
     epochs, means = run.series(METRIC) if run else ([], [])
-    counted = over_training(subject, run.metrics[-1] if run and run.metrics else {})
-    own = next(one for one in counted if one.is_exported)
+    models = over_training(subject, run.metrics[-1] if run and run.metrics else {})
+    own = next(one for one in models if one.is_exported)
     num_steps = subject.steps
-    shares = [share_of_each(one.kappa, num_steps) for one in counted]
+    shares = [share_of_each(one.kappa, num_steps) for one in models]
     classes = by_class(subject, own.kappa)
     facts = {
         **subject.facts(),
@@ -65,54 +65,56 @@ def kappa(subject: Subject) -> Finding:
                 "mean": float(one.kappa.mean()),
                 "shares": mine,
             }
-            for one, mine in zip(counted, shares, strict=True)
+            for one, mine in zip(models, shares, strict=True)
         ],
         "classes": classes,
         "logged": {"metric": METRIC, "epochs": epochs, "means": means},
     }
-    from_to = [(one.epoch, float(one.kappa.mean())) for one in counted if one.epoch is not None]
+    from_to = [(one.epoch, float(one.kappa.mean())) for one in models if one.epoch is not None]
 
     def draw_over():
         from score_jax.analysis import geometry_plots
 
-        rows = [(one.label, mine) for one, mine in zip(counted, shares, strict=True)]
-        return geometry_plots.shares(f"Attack steps withstood, {subject.name}", rows)
+        rows = [(one.label, mine) for one, mine in zip(models, shares, strict=True)]
+        return geometry_plots.shares(f"How long images withstand (κ), {subject.name}", rows)
 
     def draw_mean():
         from score_jax.analysis import geometry_plots
 
-        return geometry_plots.mean_kappa(subject.name, epochs, means, from_to, num_steps)
+        return geometry_plots.mean_kappa(
+            subject.name, epochs, means, from_to, num_steps, _kind(subject)
+        )
 
     def draw_classes():
         from score_jax.analysis import geometry_plots
 
         rows = [(entry["name"], entry["shares"]) for entry in classes]
-        return geometry_plots.shares(f"Attack steps withstood by class, {own.label}", rows)
+        return geometry_plots.shares(f"How long classes withstand (κ), {own.label}", rows)
 
     pictures = {
         "over_training": Picture(
-            "Share of training images by κ, the attack steps that they withstand, at each kept "
-            "checkpoint", draw_over,
+            "Share of training images by κ, the tested iterates of the attack at which they are "
+            "right, at each kept checkpoint", draw_over,
         ),
         "classes": Picture("Share of training images by κ, hardest class first", draw_classes),
     }  # fmt: skip
     if epochs or len(from_to) > 1:
         pictures["mean"] = Picture(
             "Mean κ in the batches of training, and of the images measured at each kept "
-            "checkpoint", draw_mean,
+            f"checkpoint. {_apart(subject)}", draw_mean,
         )  # fmt: skip
     return Finding(
         name="geometry_kappa",
-        title=f"Attack steps withstood (κ), {subject.name}",
-        summary=_sentences(subject, counted, own, classes),
+        title=f"How long images withstand an attack (κ), {subject.name}",
+        summary=_sentences(subject, models, own, classes, bool(epochs)),
         facts=facts,
-        table=_table(counted, num_steps),
+        table=_table(models, num_steps),
         pictures=pictures,
         arrays={
             "indices": subject.indices,
             "labels": subject.labels,
-            "steps": np.array([-1 if one.step is None else one.step for one in counted]),
-            "kappa": np.stack([one.kappa for one in counted]),
+            "steps": np.array([-1 if one.step is None else one.step for one in models]),
+            "kappa": np.stack([one.kappa for one in models]),
         },
     )
 
@@ -144,6 +146,11 @@ def class_name(subject: Subject, label: int) -> str:
     return subject.class_names[label] if label < len(subject.class_names) else f"class {label}"
 
 
+def counted(number: int, what: str = "image") -> str:
+    """'1 image', '3 images'."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def over_training(subject: Subject, line: Mapping[str, float]) -> list[Counted]:
     """κ at each kept checkpoint and of the exported model, in the order of steps.
 
@@ -170,8 +177,7 @@ def over_training(subject: Subject, line: Mapping[str, float]) -> list[Counted]:
 def _series(subject: Subject) -> Iterator[tuple[Any, np.ndarray]]:
     if subject.workdir is None:
         return iter(())
-    weights = subject.artifact.spec.get("weights", "ema")
-    series = export_series.artifacts(subject.workdir, subject.checkpoints, weights)
+    series = export_series.artifacts(subject.workdir, subject.checkpoints, _kind(subject))
     return geometry.kappa_over(subject, series)
 
 
@@ -184,39 +190,58 @@ def _trained_with(subject: Subject) -> dict[str, Any]:
     return (subject.artifact.spec.get("config") or {}).get("attack") or {}
 
 
+def _kind(subject: Subject) -> str:
+    """Of the weights that are measured at each checkpoint: as the run was exported."""
+    return subject.artifact.spec.get("weights") or "ema"
+
+
+def _apart(subject: Subject) -> str:
+    """What the logged mean κ differs in from that of the checkpoints."""
+    return (
+        f"In training κ ({METRIC}) is of the live weights on the batches as augmented, at the "
+        f"checkpoints of {subject_words.WEIGHTS[_kind(subject)]} on the images as they are."
+    )
+
+
 def _sentences(
-    subject: Subject, counted: Sequence[Counted], own: Counted, classes: Sequence[dict[str, Any]]
-) -> list[str]:
+    subject: Subject, models: Sequence[Counted], own: Counted, classes: Sequence[dict[str, Any]],
+    is_logged: bool,
+) -> list[str]:  # fmt: skip
     num_steps, kappa = subject.steps, own.kappa
     shares = share_of_each(kappa, num_steps)
     hardest, easiest = classes[0], classes[-1]
     at = "" if own.step is None else f" ({own.label})"
     told = [
-        f"Under the exported model{at}, {len(kappa)} training images withstand {kappa.mean():.2f} "
-        f"of {num_steps} steps on average: {100 * shares[0]:.1f}% none, "
-        f"{100 * shares[-1]:.1f}% all of them.",
-        f"The class that falls soonest is {hardest['name']} ({hardest['mean']:.2f} steps), the one "
-        f"that stands longest {easiest['name']} ({easiest['mean']:.2f}).",
+        f"Under the exported model{at}, {len(kappa)} training images are right at "
+        f"{kappa.mean():.2f} of the {num_steps} tested iterates on average: "
+        f"{100 * shares[0]:.1f}% at none, {100 * shares[-1]:.1f}% at all of them.",
+        f"The class that falls soonest is {hardest['name']} (mean κ {hardest['mean']:.2f}; "
+        f"{counted(hardest['num_examples'])}), the one that stands longest {easiest['name']} "
+        f"({easiest['mean']:.2f}; {counted(easiest['num_examples'])}).",
     ]
-    first, last = counted[0], counted[-1]
-    if len(counted) > 1:
+    first, last = models[0], models[-1]
+    if len(models) > 1:
         rose = 100 * np.mean(last.kappa > first.kappa)
         fell = 100 * np.mean(last.kappa < first.kappa)
         told.append(
             f"From {first.label} to {last.label} the mean goes from {first.kappa.mean():.2f} to "
-            f"{last.kappa.mean():.2f}: {rose:.0f}% of the images withstand more steps than "
-            f"before, {fell:.0f}% fewer."
+            f"{last.kappa.mean():.2f}: {rose:.0f}% of the images are right at more iterates than "
+            f"before, {fell:.0f}% at fewer."
         )
-        if len(counted) < 4:
+        if len(models) < 4:
             told.append(
                 "Few checkpoints are kept; to see more of the training, train with "
                 "--config.checkpoint.keep_every_epochs=1."
             )
     told.append(
         f"κ counts the iterates x⁰ .. x^{num_steps - 1} of PGD on the cross-entropy (random start, "
-        f"steps of {subject.step_size:.4g}, eps {subject.eps:.4g}) that are right; the last one is "
-        "not tested, as GAIRAT released it."
+        f"steps of {subject.step_size:.4g}, eps {subject.eps:.4g}) that are right; what the "
+        f"last step reaches is not tested, as GAIRAT released it: κ = {num_steps} is to withstand "
+        f"{counted(num_steps - 1, 'step')}."
     )
+    told += subject_words.tell_models([subject])
+    if is_logged:
+        told.append(_apart(subject))
     if _trained_with(subject).get("statistics") == "batch":
         told.append(
             "Here the model normalises by its running statistics; its training attacked with "
@@ -225,11 +250,11 @@ def _sentences(
     return told
 
 
-def _table(counted: Sequence[Counted], num_steps: int) -> list[list[str]]:
+def _table(models: Sequence[Counted], num_steps: int) -> list[list[str]]:
     """A row a checkpoint."""
     head = ["checkpoint", "mean κ", "κ = 0", f"0 < κ < {num_steps}", f"κ = {num_steps}"]
     rows = []
-    for one in counted:
+    for one in models:
         none, *between, all_ = share_of_each(one.kappa, num_steps)
         rows.append(
             [

@@ -86,7 +86,9 @@ def distance_by_kappa(
     )  # fmt: skip
     axes.set_ylim(0, 1.15 * max([eps, *(group["quartiles"][2] for group in groups)]))
     axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
-    axes.set_xlabel("κ, attack steps withstood; dot: median, bar: half of the images", loc="left")
+    axes.set_xlabel(
+        "κ, tested iterates that are right; dot: median, bar: half of the images", loc="left"
+    )
     axes.set_ylabel(f"{norm} distance")
     axes.grid(False, axis="x")
     return figure

@@ -10,6 +10,7 @@ from score_jax.analysis import geometry
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.geometry import FAB_STEPS, FAB_TARGETS, PGD_STEPS, Margins
 from score_jax.analysis.subject import Subject
+from score_jax.analysis.subject_words import tell_models
 from score_jax.report_run import NORMS
 
 SPLITS = ("train", "test")
@@ -36,6 +37,7 @@ def margins(subject: Subject) -> Finding:
         "attack": f"PGD-{PGD_STEPS} on the logit margin",
         "distance": f"FAB-T, {FAB_TARGETS} targets, {FAB_STEPS} steps each; PGD where it is nearer",
         "margins": rows,
+        "runs": {run.name: run.measured_model() for run in (subject, *subject.beside)},
         "kappa": relation,
     }
 
@@ -162,7 +164,8 @@ def _sentences(
             f"κ and the distance rank training images alike with a Spearman correlation of "
             f"{relation['spearman']:.2f}"
             + (
-                f"; κ cannot tell apart the {standing['num_examples']} that withstand every step."
+                f"; κ cannot tell apart the {standing['num_examples']} that are right at all "
+                f"{subject.steps} tested iterates."
                 if standing["kappa"] == subject.steps
                 else "."
             )
@@ -173,6 +176,7 @@ def _sentences(
         "The distances are those of the nearest wrong images that were found: the true ones may "
         "be less."
     )
+    told += tell_models([subject, *subject.beside])
     return told
 
 

@@ -31,8 +31,8 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -> Figure:
     """
     num_steps = len(rows[0][1]) - 1
     names = {
-        "■ κ = 0: falls at once": FALLS,
-        f"■ κ = {num_steps}: withstands every step": STANDS,
+        "■ κ = 0: right at none": FALLS,
+        f"■ κ = {num_steps}: right at all tested iterates": STANDS,
     }
     height = 1.15 + ROW * len(rows)
     left = 0.15 + 0.062 * max(len(name) for name, _ in rows)
@@ -74,17 +74,23 @@ def mean_kappa(
     means: Sequence[float],
     measured: Sequence[tuple[float, float]],
     num_steps: int,
+    weights: str,
 ) -> Figure:
-    """Mean κ over training: of the batches, a line; of the measured images, a mark a checkpoint."""
-    figure, axes = panel(f"Mean steps withstood, {shorten(name, 40)}", {}, right=1.05)
+    """Mean κ over training: of the batches, a line; of the measured images, a mark a checkpoint.
+
+    Args:
+      weights: of the checkpoints, 'ema' or 'live'.
+    """
+    figure, axes = panel(f"Mean κ over training, {shorten(name, 40)}", {}, right=1.05)
     lines = []
     if epochs:
-        lines.append(Line(epochs, means, "in training", COLORS[1]))
+        lines.append(Line(epochs, means, "in training,\nlive weights", COLORS[1]))
     if measured:
-        lines.append(Line(*zip(*measured, strict=True), "at checkpoints", COLORS[0], marker="o"))
+        words = "at checkpoints,\n" + {"ema": "EMA", "live": "live weights"}[weights]
+        lines.append(Line(*zip(*measured, strict=True), words, COLORS[0], marker="o"))
     draw_lines(axes, lines)
     axes.set_ylim(0, num_steps)
-    axes.set_ylabel(f"mean κ of {num_steps} steps")
+    axes.set_ylabel(f"mean κ of {num_steps} iterates")
     axes.set_xlabel("epoch", loc="left")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -109,7 +115,7 @@ def weight_shares(name: str, of_images: Sequence[float], of_weight: Sequence[flo
     axes.set_xticks(places)
     axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
     percent_axis(axes.yaxis)
-    axes.set_xlabel("κ, attack steps withstood", loc="left")
+    axes.set_xlabel("κ, tested iterates that are right", loc="left")
     axes.grid(False, axis="x")
     return figure
 

@@ -10,11 +10,13 @@ import numpy as np
 from score_jax import objectives
 from score_jax.analysis import geometry
 from score_jax.analysis.finding import Finding, Picture
-from score_jax.analysis.geometry_kappa import class_name
+from score_jax.analysis.geometry_kappa import class_name, counted
 from score_jax.analysis.subject import Subject
+from score_jax.analysis.subject_words import tell_models
 from score_jax.objectives.gairat import LOG_WEIGHTS, Gairat
 
 SHOWN = 10  # Images at each end.
+LEAST_STEPS = 2  # Of the attack: of one, κ has no middle to weigh from.
 PASSES = 50  # Over the images, each in another order, for the spread over batches.
 
 
@@ -39,7 +41,7 @@ def weights(subject: Subject) -> Finding:
         **subject.facts(),
         "num_steps": subject.steps,
         "step_size": subject.step_size,
-        "weights": objective.weights,
+        "weighting": objective.weights,
         "lambda": objective.weight_lambda,
         "weights_are_of_the_run": is_own,
         "batch_size": batch_size,
@@ -155,9 +157,10 @@ def by_kappa(
 
 
 def _batch_size(subject: Subject) -> int:
-    """Of training; 128, as published, where the model does not tell it."""
+    """Of training; 128, as published, where the model does not tell it; all images if fewer."""
     config = subject.artifact.spec.get("config") or {}
-    return int((config.get("data") or {}).get("batch_size", 128))
+    asked = int((config.get("data") or {}).get("batch_size", 128))
+    return min(asked, len(subject.images))
 
 
 def _by_class(subject: Subject, each: np.ndarray) -> list[dict[str, Any]]:
@@ -166,9 +169,11 @@ def _by_class(subject: Subject, each: np.ndarray) -> list[dict[str, Any]]:
         {
             "class": label,
             "name": class_name(subject, label),
-            "ratio": float(each[subject.labels == label].mean() / each.mean()),
+            "num_examples": int(mine.sum()),
+            "ratio": float(each[mine].mean() / each.mean()),
         }
         for label in np.unique(subject.labels).tolist()
+        for mine in (subject.labels == label,)
     ]
     return sorted(found, key=lambda entry: -entry["ratio"])
 
@@ -196,16 +201,19 @@ def _sentences(
     half = len(found) // 2
     soon = [entry for entry in found if entry["kappa"] < half]
     told = [
-        f"Images that fall within the first {half} of {subject.steps} steps (κ < {half}) are "
+        f"Images that are right at fewer than {half} of the {subject.steps} tested iterates are "
         f"{100 * sum(entry['share'] for entry in soon):.1f}% of the images and have "
         f"{100 * sum(entry['weight_share'] for entry in soon):.1f}% of the weight.",
         f"An image of κ = {first['kappa']} weighs {first['normalised']:.2f} on average, one of "
         f"κ = {last['kappa']} {last['normalised']:.2g} (1 is the mean of a batch); the effective "
         f"number of images, (Σω)²/Σω², is {100 * left:.0f}% of theirs.",
         f"The class that weighs most is {classes[0]['name']} ({classes[0]['ratio']:.2f} of the "
-        f"mean), the one that weighs least {classes[-1]['name']} ({classes[-1]['ratio']:.2f}).",
+        f"mean; {counted(classes[0]['num_examples'])}), the one that weighs least "
+        f"{classes[-1]['name']} ({classes[-1]['ratio']:.2f}; "
+        f"{counted(classes[-1]['num_examples'])}).",
         f"Weights: {objective.weights} with Λ = {objective.weight_lambda:g}, normalised over "
-        f"random batches of {batch_size} images.",
+        f"random batches of {counted(batch_size)}.",
+        *tell_models([subject]),
     ]
     if not is_own:
         told.append(

@@ -4,12 +4,16 @@ loss on a plane, input gradients, and what becomes of images in growing balls.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from score_jax.analysis import landscape_gradients, landscape_radii, landscape_surface
+from score_jax.analysis import (
+    landscape_gradients,
+    landscape_radii,
+    landscape_surface,
+    landscape_words,
+)
 from score_jax.analysis.finding import Finding
 from score_jax.analysis.geometry_kappa import class_name
 from score_jax.analysis.landscape_radii import write_radius
@@ -26,6 +30,7 @@ from score_jax.analysis.landscape_runs import (
     written,
 )
 from score_jax.analysis.subject import Subject
+from score_jax.analysis.subject_words import tell_models
 
 REACH = 1.5  # The plane ends so many eps from the image.
 SHOWN_POINTS, COUNTED_POINTS = 31, 13
@@ -50,6 +55,7 @@ def surface(subject: Subject) -> Finding:
     )  # fmt: skip
     facts = {
         run.name: {
+            **run.measured_model(),
             **{name: float(values.mean()) for name, values in of_tangent.items()},
             "num_hidden": int(landscape_surface.is_hidden(of_plane).sum()),
             "num_planes": counted,
@@ -61,11 +67,15 @@ def surface(subject: Subject) -> Finding:
         name="geometry_surface",
         title="The loss around images",
         summary=[
-            *(_told_surface(name, means, attack.num_steps) for name, means in facts.items()),
+            *(
+                landscape_words.tell_surface(name, means, attack.num_steps)
+                for name, means in facts.items()
+            ),
             "Points of a random plane that lie above all that PGD saw tell of gradients that hide "
             "the way up. γ is the largest distance of the loss from its tangent that PGD found in "
             "the ball (Qin et al. 2019): where it is nearly the whole rise, the gradient at the "
             "image says little of what an attack reaches.",
+            *tell_models(runs),
         ],
         facts={
             **subject.facts(), "steps": subject.steps, "step_size": subject.step_size,
@@ -106,6 +116,7 @@ def gradients(subject: Subject) -> Finding:
     noise = landscape_gradients.of_noise(shape)
     facts = {
         run.name: {
+            **run.measured_model(),
             **{name: mean(values) for name, values in numbers.items()},
             "num_zero": int((numbers["size"] == 0).sum()),
         }
@@ -117,11 +128,12 @@ def gradients(subject: Subject) -> Finding:
         name="geometry_gradients",
         title="Input gradients",
         summary=[
-            *(_told_gradients(name, means, noise) for name, means in facts.items()),
+            *(landscape_words.tell_gradients(name, means, noise) for name, means in facts.items()),
             "Alignment: the cosine, without its sign, of an image and the gradient of its largest "
             "logit (Etmann et al. 2019, divided by the image's length). Of the gradient of the "
             "cross-entropy: total variation, differences of neighbours by entry; spread, the "
             "share of pixels that it is on, 1 where all weigh the same.",
+            *tell_models(runs),
         ],
         facts={**subject.facts(), "shown": places(subject), "noise": noise, "runs": facts},
         table=[
@@ -173,21 +185,28 @@ def radii(subject: Subject) -> Finding:
         for values in found
     ]
     names, row = [run.name for run in runs], subject.chosen[0]
+    count = led[0]["images"].shape[1]
+    num_classes = subject.artifact.spec["model"].get("num_classes", count)
+    classes = landscape_words.led_to(count, num_classes)
     facts = {
-        name: {
+        run.name: {
+            **run.measured_model(),
             **{of: values.tolist() for of, values in curve.items()},
             "led_images_seen_as_led_by": dict(zip(names, by, strict=True)),
         }
-        for name, curve, by in zip(names, curves, seen, strict=True)
+        for run, curve, by in zip(runs, curves, seen, strict=True)
     }
     return Finding(
         name="geometry_radii",
         title="Images in growing balls",
         summary=[
-            *(_told_radii(name, of, sizes) for name, of in zip(names, curves, strict=True)),
-            *_told_seen(names, seen, sizes[-1]),
-            "In large balls accuracy must fall to 0: a model that keeps much of it there hides its "
-            "gradients from the attack (Carlini et al. 2019).",
+            *(
+                landscape_words.tell_radii(name, of, sizes)
+                for name, of in zip(names, curves, strict=True)
+            ),
+            *landscape_words.tell_seen(names, seen, sizes[-1], classes),
+            landscape_words.tell_limit(subject.norm, sizes[-1], subject.images.shape[1:]),
+            *tell_models(runs),
         ],
         facts={
             **subject.facts(), "steps": steps, "step_size": step_size, "radii": list(sizes),
@@ -209,7 +228,7 @@ def radii(subject: Subject) -> Finding:
                 subject.labels[list(subject.chosen)], name_of, subject.norm,
             ),
             "led": picture(
-                f"An image on the way to each class within {write_radius(sizes[-1])}, with the "
+                f"An image on the way to {classes} within {write_radius(sizes[-1])}, with the "
                 "probability that the run gives that class there; as it is in its own class's.",
                 "led", names, subject.images[row].astype(np.float32) / 255,
                 int(subject.labels[row]), led, name_of, sizes[-1], subject.norm,
@@ -243,42 +262,4 @@ def _seen(runs: Sequence[Subject], images: np.ndarray, subject: Subject) -> list
     return [
         float(right.mean())
         for right in measured(shown, landscape_radii.is_right, "led images seen")
-    ]
-
-
-def _told_surface(name: str, means: Mapping[str, Any], steps: int) -> str:
-    return (
-        f"{name}: PGD-{steps} raises the loss by {means['rise']:.3f} on average, where the tangent "
-        f"promises {means['tangent']:.3f} and the loss leaves it by up to {means['gap']:.3f} (γ); "
-        f"in {means['num_hidden']} of {means['num_planes']} planes a point of the ball lies above "
-        "what PGD saw."
-    )
-
-
-def _told_gradients(name: str, means: Mapping[str, Any], noise: Mapping[str, float]) -> str:
-    times = {
-        of: f"{written(means[of])} ({ratio(means[of], noise[of])} times noise)" for of in noise
-    }
-    zero = f"; {means['num_zero']} gradients are exactly 0" if means["num_zero"] else ""
-    return (
-        f"{name}: alignment {times['alignment']}, total variation {times['variation']}, spread "
-        f"{times['spread']}{zero}."
-    )
-
-
-def _told_radii(name: str, curve: Mapping[str, np.ndarray], sizes: Sequence[float]) -> str:
-    accuracy, confidence = curve["accuracy"], curve["confidence"]
-    return (
-        f"{name}: accuracy {accuracy[0]:.1%} on clean images and {accuracy[-1]:.1%} at ε = "
-        f"{write_radius(sizes[-1])}; mean confidence {confidence[0]:.1%} and {confidence[-1]:.1%}."
-    )
-
-
-def _told_seen(names: Sequence[str], seen: Sequence[Sequence[float]], size: float) -> list[str]:
-    """Whether what one run takes for a class looks like it to another."""
-    return [
-        f"Of images that {name} was led by within {write_radius(size)} to see as another class, "
-        + ", ".join(f"{by[other]:.0%} are that to {names[other]}" for other in range(len(names)))
-        + "."
-        for name, by in zip(names, seen, strict=True)
     ]

@@ -139,8 +139,7 @@ def create(call: Call) -> Subject:
         subject,
         chosen=subject_choice.rows(call.images, subject.indices, subject.labels, subject.split),
         beside=tuple(
-            dataclasses.replace(run, name=name)
-            for run, name in zip(beside, names[1:], strict=True)
+            dataclasses.replace(run, name=name) for run, name in zip(beside, names[1:], strict=True)
         ),
     )
 
