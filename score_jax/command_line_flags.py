@@ -15,7 +15,8 @@ FLAGS: dict[str, tuple[str, Any, str]] = {
     "num_examples": (
         "count",
         0,
-        "The first so many images; 0: all (sweep 100, trust 200, compare 256, preview 8).",
+        "The first so many images; 0: all (trust 200, compare 256, preview 8; sweep 100 where "
+        "AutoAttack judges).",
     ),
     "batch_size": ("positive", 500, "Images in one forward pass."),
     "seed": ("count", 0, "Seed of the attacks."),

@@ -30,8 +30,7 @@ def sections(run: Run) -> tuple[list[Section], list[str]]:
     Raises:
       UserError: a file that is not one of a finding.
     """
-    sha256 = (run.model.get("sha256") or {}).get("model.safetensors")
-    found, outdated = [], []
+    sha256, found, outdated = run.model_sha256, [], []
     for path in sorted(run.workdir.path.glob("analysis/*.json")):
         try:
             facts: dict[str, Any] = json.loads(path.read_text())

@@ -57,6 +57,11 @@ class Run:
         return NORMS.get(self.config["norm"], self.config["norm"])
 
     @property
+    def model_sha256(self) -> str | None:
+        """Of the exported weights; None without."""
+        return _model_sha256(self.model)
+
+    @property
     def official_result(self) -> dict[str, Any]:
         return self.results.get(self.official, {})
 
@@ -119,7 +124,7 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
     workdir = find_workdir(path)
     config = config_module.to_dict(workdir.read_config())
     model = read_json(workdir.export / "model.json")
-    sha256 = (model.get("sha256") or {}).get("model.safetensors")
+    sha256 = _model_sha256(model)
     results, train_results, outdated = {}, {}, []
     for file in sorted(workdir.path.glob("eval/*/result.json")):
         result = read_json(file)
@@ -146,6 +151,10 @@ def read(path: str | os.PathLike[str], data_dir: str = "") -> Run:
         quick=quick,
         examples=examples_of(workdir, config, results, quick, official, data_dir),
     )
+
+
+def _model_sha256(model: Mapping[str, Any]) -> str | None:
+    return (model.get("sha256") or {}).get("model.safetensors")
 
 
 def read_all(paths: Sequence[str | os.PathLike[str]], data_dir: str = "") -> list[Run]:

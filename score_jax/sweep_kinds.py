@@ -12,7 +12,7 @@ from score_jax import overrides, sweep_stages, sweep_table
 from score_jax.overrides import Setting
 from score_jax.sweep_settings import Sweep
 from score_jax.sweep_table import AUTOATTACK, PGD, PGD_STEPS
-from score_jax.types import lookup
+from score_jax.types import UserError, lookup
 from score_jax.workdir import Workdir
 
 Failures = Mapping[str, str]  # What the settings that failed said last, by name.
@@ -25,6 +25,7 @@ class Kind:
     Attributes:
       checkpoint: which is exported, 'best' or 'last'.
       num_examples: images that are attacked where nobody asks for a number; 0: all.
+      has_backend: whether AutoAttack is run, whose backend may be chosen.
       judge: measures what is missing of the exported model of a setting.
       tell: what was found of a setting, in one line.
       write: the table of all, also written to files in the sweep's folder.
@@ -32,6 +33,7 @@ class Kind:
 
     checkpoint: str
     num_examples: int
+    has_backend: bool
     judge: Callable[[Sweep, Setting], None]
     tell: Callable[[Sweep, Setting, Failures], str]
     write: Callable[[Sweep, Failures], str]
@@ -41,9 +43,16 @@ def of(sweep: Sweep) -> Kind:
     """The kind that the recipe of a sweep asks for.
 
     Raises:
-      UserError: it asks for one that is not known.
+      UserError: it asks for one that is not known, or the sweep for a backend that it has not.
     """
-    return lookup(KINDS, f"TABLE of {sweep.recipe}", overrides.sweep_table(sweep.recipe) or "score")
+    name = overrides.sweep_table(sweep.recipe) or "score"
+    kind = lookup(KINDS, f"TABLE of {sweep.recipe}", name)
+    if sweep.backend != Sweep.backend and not kind.has_backend:
+        raise UserError(
+            f"--backend={sweep.backend} is of AutoAttack, which a sweep of {sweep.recipe} does not "
+            "run; leave it out"
+        )
+    return kind
 
 
 def _attack(sweep: Sweep, setting: Setting) -> None:
@@ -94,7 +103,11 @@ def _write_measured(sweep: Sweep, failures: Failures) -> str:
 
     started, out = time.monotonic(), Path(sweep.workdir)
     folders = [sweep.folder(each) for each in sweep.settings()]
-    begun = [folder for folder in folders if Workdir(folder).config.exists()]
+    begun = [
+        folder
+        for folder in folders
+        if (place := Workdir(folder)).config.exists() and place.run.exists()
+    ]
     lines = [f"{name} failed: {said}" for name, said in failures.items()]
     if begun:
         found = table_job.found(begun, _protocol(sweep), out)
@@ -104,11 +117,11 @@ def _write_measured(sweep: Sweep, failures: Failures) -> str:
 
 KINDS = {
     "score": Kind(
-        checkpoint="best", num_examples=100, judge=_attack, tell=_tell_attacked,
-        write=_write_attacked,
+        checkpoint="best", num_examples=100, has_backend=True, judge=_attack,
+        tell=_tell_attacked, write=_write_attacked,
     ),
     "yang": Kind(
-        checkpoint="last", num_examples=0, judge=_measure, tell=_tell_measured,
-        write=_write_measured,
+        checkpoint="last", num_examples=0, has_backend=False, judge=_measure,
+        tell=_tell_measured, write=_write_measured,
     ),
 }  # fmt: skip

@@ -49,6 +49,8 @@ def test_the_columns_of_a_run(runs):
         {"restarts": 2},
         {"norm": "l2"},
         {"dataset": "mnist"},
+        {"seed": 1},
+        {"trained_on": {"take": 100}},
         {"model_sha256": "0"},
     ],
 )
@@ -100,17 +102,23 @@ def test_another_number_of_images_or_radius_is_measured_anew(runs):
 
 def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "at", "method=at")
-    add_evaluation(folder, "train", 1, 0.9)
+    add_evaluation(folder, "train", 1, 0.9, seed=5)
     add_evaluation(folder, "test", 0.5, 0.5, name="pgd10-table", num_examples=7)
     calls = []
 
     def evaluated(workdir, *, name, split, num_examples, **options):
         calls.append((workdir, name, split, num_examples, options["step_size"]))
-        add_evaluation(folder, split, 0.9, 0.6, name=name, num_examples=num_examples)
+        changes = dict(num_examples=num_examples, seed=options["seed"])
+        add_evaluation(folder, split, 0.9, 0.6, name=name, **changes)
 
     def searched(path, **options):
         calls.append((path, options))
         return lipschitz(folder, 3, 27, seed=5)
+
+    own = lipschitz(folder, 1, 2, steps=50)
+    finding.write(folder / "analysis", "lipschitz", own, 1.0)
+    (before,) = (folder / "analysis").glob("*.json")
+    before_text = before.read_text()
 
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     monkeypatch.setattr(lipschitz_job, "measure", searched)
@@ -125,6 +133,7 @@ def test_only_what_is_missing_is_measured_and_nothing_is_written_over(tmp_path, 
     ]
     row, missing = one(folder, Protocol(seed=5))
     assert not missing and row.values["gap"] == pytest.approx(10)
+    assert row.values["test Lipschitz"] == 3 and before.read_text() == before_text
 
 
 def test_without_a_linf_radius_there_is_no_lipschitz_constant(tmp_path):
@@ -154,12 +163,14 @@ def test_what_the_table_says(runs):
     text = " ".join(found.summary)
     assert "on 1310 training and 359 test images" in text and "eps 0.2" in text
     assert "The smoothest is trades,dropout (0.50), the steepest natural (12.00)." in text
-    assert "-1.00 over 4 runs: the smoother, the more robust" in text
+    assert "-1.00 over 4 runs: in these 4 runs the smoother are the more robust." in text
+    # By hand: sqrt(1 * 0 / 1310 + .9 * .1 / 359), and of at sqrt(.9 * .1 / 1310 + .6 * .4 / 359).
+    assert "at most 1.6 for gap and 2.7 for adv gap, in points" in text
     assert found.facts["dropout"] == pytest.approx(
         {"pairs": 1, "test": 1, "adv test": 2, "test Lipschitz": -0.5, "gap": -2, "adv gap": -6}
     )
     assert "on average over 1 pair of runs: test +1.00, adv test +2.00" in text
-    assert "Not measured" not in text and "several" not in text
+    assert "Not measured" not in text and "several" not in text and "compare" not in text
 
 
 def test_what_makes_rows_unlike_is_said(runs):
@@ -171,7 +182,10 @@ def test_what_makes_rows_unlike_is_said(runs):
     rows = [table.row(run, USUAL) for run in table.read([runs])]
     found = table_words.finding(rows, USUAL)
     text = " ".join(found.summary)
-    assert "several radii" in text and "which the published numbers are of: gr (" in text
+    assert (
+        "several radii; --eps=RADIUS measures" in text
+        and "which the published numbers are of: gr (" in text
+    )
     assert (
         f"Not measured yet: score-jax export --workdir={runs}/method=llr --checkpoint=last" in text
     )
@@ -217,7 +231,6 @@ def test_the_report_of_a_run_has_the_table_that_begins_with_it(runs, monkeypatch
     [
         ([], "--runs=DIR,DIR is needed"),
         (["--runs=nowhere"], "--runs=nowhere: no run there or below it"),
-        (["--runs=a", "--eps=8"], "--eps=8"),
         (["--runs=a", "--steps=3"], "--steps is not for `analyze table`"),
     ],
 )

@@ -31,12 +31,20 @@ def test_a_sweep_of_the_recipe_ends_with_the_table(runs, monkeypatch):
     )
     failures = {"method=gr": "no space"}
     assert kind.tell(whole, settings[1], failures) == "method=gr failed: no space"
+    begun = runs / "method=gr"  # Its training had not come to its first record.
+    begun.mkdir()
+    (begun / "config.json").write_text((runs / "method=at" / "config.json").read_text())
     text = kind.write(whole, failures)
     assert "natural" in text and text.endswith("method=gr failed: no space")
     assert len((runs / "table.md").read_text().splitlines()) == 2 + 2  # natural and at.
     assert kind.write(Sweep(recipe=RECIPE, workdir=str(runs / "none")), failures) == (
         "method=gr failed: no space"
     )
+
+
+def test_a_backend_of_an_attack_that_is_not_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--backend=torch is of AutoAttack, which a sweep of .*_ya"):
+        sweep_kinds.of(Sweep(recipe=RECIPE, workdir=str(tmp_path), backend="torch"))
 
 
 def test_an_unknown_table_of_a_recipe_is_told(tmp_path):

@@ -38,7 +38,7 @@ def add_evaluation(folder, split, clean, attacked, name="", **changes):
         attack="pgd10", official=False, restarts=1, norm="linf", dataset="digits", split=split,
         num_examples=TRAIN if split == "train" else TEST, eps={"value": 0.2, "written": "0.2"},
         step_size=0.04, clean_accuracy=clean, robust_accuracy=attacked / 2, attacks=attacks,
-        model_sha256=sha(folder),
+        model_sha256=sha(folder), seed=0, data_sha256=f"digits {split}",
     )  # fmt: skip
     write(folder / "eval" / (name or f"pgd10-{split}") / "result.json", facts | changes)
 

@@ -6,7 +6,7 @@ attack; both splits as they are, without augmentation.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +52,9 @@ class Measured:
         return self.accuracy("train", kind) - self.accuracy("test", kind)
 
     def gap_error(self, kind: str) -> float:
-        """The standard error of `gap`, of two independent samples of images."""
-        shares = {split: self.accuracy(split, kind) for split in SPLITS}
-        return math.sqrt(sum(p * (1 - p) / len(self.labels[split]) for split, p in shares.items()))
+        """The standard error of `gap`; see `gap_error`."""
+        shares = [self.accuracy(split, kind) for split in SPLITS]
+        return gap_error(shares, [len(self.labels[split]) for split in SPLITS])
 
     def by_class(self, num_classes: int) -> dict[str, dict[str, np.ndarray]]:
         """Split -> kind -> f64[num_classes], the accuracy on each class; NaN without images."""
@@ -65,6 +65,16 @@ class Measured:
             }
             for split in SPLITS
         }
+
+
+def gap_error(shares: Sequence[float], counts: Sequence[int]) -> float:
+    """The standard error of a difference of accuracies on two independent samples of images.
+
+    Args:
+      shares: that are right, from 0 to 1.
+      counts: of images.
+    """
+    return math.sqrt(sum(p * (1 - p) / n for p, n in zip(shares, counts, strict=True)))
 
 
 def class_means(values: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -160,7 +160,9 @@ def tell_attack(setting: Setting) -> str:
     return (
         f"{setting.attack}: eps {write_eps(setting.eps)} ({setting.norm}), steps of "
         f"{setting.step_size:.4g} = {setting.rule}, one uniform start, cross-entropy, last "
-        f"iterate; {setting.weights} weights. An upper estimate of robust accuracy."
+        f"iterate; {setting.weights} weights. An upper estimate of robust accuracy. Every image is "
+        "attacked, and counts by how it ends (Yang et al.); the table of runs counts one that is "
+        "wrong unattacked as lost."
     )
 
 

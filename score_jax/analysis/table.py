@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from score_jax import report_run, report_table
-from score_jax.analysis import lipschitz
-from score_jax.data import sources
+from score_jax.analysis import gaps, lipschitz
+from score_jax.data import sources, trained
 from score_jax.report_run import Run
 from score_jax.types import UserError
 
 SPLITS = ("train", "test")
-STEPS, STEPS_PER_EPS = 10, 5  # Yang et al. 2020, lolip/attacks: 10 steps of eps / 5.
+STEPS = gaps.NUM_STEPS
+STEPS_PER_EPS, _ = gaps.PUBLISHED_STEPS[STEPS]
 PUBLISHED = "yang"  # The table in configs/published.py that has these columns.
 
 
@@ -43,7 +44,7 @@ class Protocol:
         return float(run.config["eps"] if self.eps is None else self.eps)
 
     def count(self, run: Run, split: str) -> int:
-        """How many images of a split a run is measured on; those of its validation do not count.
+        """How many images of a split a run is measured on: of training, of those it trained on.
 
         Raises:
           UserError: the dataset is unknown here, or has no such split.
@@ -55,7 +56,7 @@ class Protocol:
                 f"{run.workdir.path}: {data['name']} has no {split} images that could be counted; "
                 "leave this run out"
             )
-        size -= data["validation_size"] if split == "train" else 0
+        size = trained.count(data, size) if split == "train" else size
         return min(self.num_examples or size, size)
 
 
@@ -68,11 +69,13 @@ class Row:
         was measured. Besides the published columns 'adv train', 'train Lipschitz' and 'ascent', the
         constant on test images that a search finds.
       counts: images of each split.
+      data_sha256: of each split that was evaluated.
     """
 
     run: Run
     values: Mapping[str, float | None]
     counts: Mapping[str, int]
+    data_sha256: Mapping[str, str | None]
 
 
 def columns() -> tuple[str, ...]:
@@ -99,26 +102,34 @@ def row(run: Run, protocol: Protocol) -> Row:
     """What is measured of a run by this protocol."""
     counts = {split: protocol.count(run, split) for split in SPLITS}
     values: dict[str, float | None] = {}
+    data_sha256 = {}
     for split in SPLITS:
         result = evaluation(run, split, protocol)
         attacked = report_table.cross_entropy_accuracy(result)
         values[split] = _percent(result.get("clean_accuracy"))
         values[f"adv {split}"] = _percent(attacked)
+        data_sha256[split] = result.get("data_sha256")
     values["gap"] = _difference(values["train"], values["test"])
     values["adv gap"] = _difference(values["adv train"], values["adv test"])
-    return Row(run, values | slopes(run, protocol), counts)
+    return Row(run, values | slopes(run, protocol), counts, data_sha256)
 
 
 def evaluation(run: Run, split: str, protocol: Protocol) -> Mapping[str, Any]:
-    """The result of the table's attack on so many images of a split; {} without."""
+    """The result of the table's attack on so many images of a split; {} without.
+
+    Of training images: of those that the run was trained on, by the labels it was given.
+    """
     eps, count = protocol.radius(run), protocol.count(run, split)
     results = run.train_results if split == "train" else run.results
+    trained_on = trained.facts(run.config["data"]) if split == "train" else {}
     for result in results.values():
         if (
             result.get("attack") == f"pgd{STEPS}"
             and result.get("restarts") == 1
             and result.get("norm") == run.config["norm"]
             and result.get("dataset") == run.config["data"]["name"]
+            and result.get("seed") == protocol.seed
+            and result.get("trained_on", {}) == trained_on
             and result["num_examples"] == count
             and abs(result["eps"]["value"] - eps) < 1e-9
             and abs((result.get("step_size") or 0) - eps / STEPS_PER_EPS) < 1e-9
@@ -133,26 +144,27 @@ def slopes(run: Run, protocol: Protocol) -> dict[str, float]:
     {} where there is none of this export, of this radius and seed, by the usual search, and of so
     many images of each split; those of training may be absent.
     """
-    facts = report_table.lipschitz_facts(run)
-    told = facts.get("splits", {})
-    usual = {
-        "official_steps": lipschitz.NUM_STEPS, "steps": lipschitz.SEARCH_STEPS,
-        "restarts": lipschitz.RESTARTS, "seed": protocol.seed,
-    }  # fmt: skip
-    if (
-        "test" not in told
-        or any(told[split]["num_examples"] != protocol.count(run, split) for split in told)
-        or any(facts.get(name) != value for name, value in usual.items())
-        or abs(facts["eps"] - protocol.radius(run)) > 1e-9
-    ):
+    usual = (facts for facts in report_table.lipschitz_findings(run) if _fits(facts, run, protocol))
+    told = next(usual, {}).get("splits")
+    if not told:
         return {}
     found = {f"{split} Lipschitz": told[split]["official"] for split in SPLITS if split in told}
     return found | {"ascent": told["test"]["ascent"]}
 
 
-def sha256(run: Run) -> str | None:
-    """Of the exported weights; None without."""
-    return (run.model.get("sha256") or {}).get("model.safetensors")
+def _fits(facts: Mapping[str, Any], run: Run, protocol: Protocol) -> bool:
+    """Whether constants were searched as the table has them."""
+    told = facts.get("splits", {})
+    usual = {
+        "official_steps": lipschitz.NUM_STEPS, "steps": lipschitz.SEARCH_STEPS,
+        "restarts": lipschitz.RESTARTS, "seed": protocol.seed,
+    }  # fmt: skip
+    return (
+        "test" in told
+        and all(told[split]["num_examples"] == protocol.count(run, split) for split in told)
+        and all(facts.get(name) == value for name, value in usual.items())
+        and abs(facts["eps"] - protocol.radius(run)) < 1e-9
+    )
 
 
 def _percent(value: float | None) -> float | None:

@@ -9,6 +9,7 @@ from score_jax.analysis.finding import Finding
 from score_jax.analysis.table import Protocol
 from score_jax.command_line import Call, UsageError
 from score_jax.command_line_run import radius_of
+from score_jax.report_run import Run
 from score_jax.workdir import write_text_atomic
 from score_jax.writers import LOGGER
 
@@ -18,17 +19,31 @@ def run(call: Call) -> Iterator[Finding]:
     folders = [*([call.workdir] if call.workdir else []), *_folders(call.runs)]
     if not folders:
         raise UsageError("--runs=DIR,DIR is needed: folders of runs, or folders that hold them")
+    runs = table.read(folders)
     protocol = Protocol(
-        num_examples=call.num_examples, eps=radius_of(call, "", "linf"), data_dir=call.data_dir,
+        num_examples=call.num_examples, eps=_radius(call, runs), data_dir=call.data_dir,
         seed=call.seed, batch_size=call.batch_size,
     )  # fmt: skip
-    runs = table.read(folders)
     if call.measure:
         table_tasks.measure(runs, protocol)
     told = found(folders, protocol, jobs.folder_of(call))
     if call.workdir:  # It belongs to the report of this run, as long as its export is the same.
-        told = replace(told, facts={**told.facts, "model_sha256": table.sha256(runs[0])})
+        told = replace(told, facts={**told.facts, "model_sha256": runs[0].model_sha256})
     yield told
+
+
+def _radius(call: Call, runs: Sequence[Run]) -> float | None:
+    """The --eps of all; one radius is none for several norms."""
+    norms = sorted({run.config["norm"] for run in runs})
+    if call.eps and len(norms) > 1:
+        raise UsageError(
+            f"--eps={call.eps} is no radius of several norms ({', '.join(norms)}); leave it out, "
+            "or give runs of one norm"
+        )
+    eps = radius_of(call, "", norms[0])
+    if eps is not None and not 0 < eps < float("inf"):
+        raise UsageError(f"--eps={call.eps} leaves nothing to attack; give one such as 8/255")
+    return eps
 
 
 def _folders(parts: Sequence[str]) -> Iterator[str]:

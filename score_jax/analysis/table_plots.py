@@ -15,7 +15,7 @@ CLEAN, ATTACKED, STEEP = color(0), color(1), color(2)
 
 def smoothness(rows: Shown) -> Figure:
     """Lipschitz constants beside accuracies on test images; `rows` from steep to smooth."""
-    names = {"○ released estimate": STEEP, "● largest found": STEEP,
+    names = {"○ released estimate": STEEP, "● steepest found, mean": STEEP,
              "■ clean": CLEAN, "■ attacked": ATTACKED}  # fmt: skip
     figure, left, right = _two("Are the smoother models the robust ones?", names, rows)
     _log_axis(left, [values[name] for _, values in rows for name in ("test Lipschitz", "ascent")])

@@ -4,11 +4,12 @@ import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from score_jax import config as config_module
-from score_jax import evaluate
+from score_jax import evaluate, report_run, workdir_lock
 from score_jax.analysis import finding, lipschitz_job, table
 from score_jax.analysis.table import SPLITS, STEPS, STEPS_PER_EPS, Protocol
 from score_jax.command_line_flags import FLAGS
@@ -16,6 +17,7 @@ from score_jax.report_run import Run
 from score_jax.writers import LOGGER
 
 NAME = f"pgd{STEPS}-table"  # Of the evaluations made here: WORKDIR/eval/NAME.
+SLOPES = "lipschitz_table"  # Of the constants: WORKDIR/analysis/NAME.json.
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,22 @@ def missing(run: Run, protocol: Protocol) -> list[Task]:
 
 
 def measure(runs: Sequence[Run], protocol: Protocol) -> None:
-    """Measures what is missing of the exported ones among these runs, into their own folders."""
-    tasks = [task for run in runs if run.model for task in missing(run, protocol)]
-    for number, task in enumerate(tasks, 1):
-        LOGGER.info("[%d/%d] %s", number, len(tasks), task.command)
-        task.do()
+    """Measures what is missing of the exported ones among these runs, into their own folders.
+
+    Raises:
+      UserError: another process is at one of the runs, and goes on.
+    """
+    counts = [len(missing(run, protocol)) if run.model else 0 for run in runs]
+    for place, (run, count) in enumerate(zip(runs, counts, strict=True)):
+        if not count:
+            continue
+        folder = run.workdir.path
+        with workdir_lock.held(folder):
+            # As it is now: another table may have measured it meanwhile.
+            tasks = missing(report_run.read(folder), protocol)
+            for number, task in enumerate(tasks, 1 + sum(counts[:place])):
+                LOGGER.info("[%d/%d] %s", number, sum(counts), task.command)
+                task.do()
 
 
 def commands(run: Run, protocol: Protocol) -> list[str]:
@@ -64,7 +77,9 @@ def _evaluate(run: Run, split: str, protocol: Protocol) -> Task:
         data_dir=protocol.data_dir, split=split, num_examples=protocol.count(run, split),
         batch_size=protocol.batch_size, eps=protocol.eps, attack="pgd", steps=STEPS,
         step_size=eps / STEPS_PER_EPS, eps_curve=False, seed=protocol.seed,
-        name=_free_name(run, NAME + ("-train" if split == "train" else "")),
+        name=_free_name(
+            NAME + ("-train" if split == "train" else ""), run.workdir.eval
+        ),
     )  # fmt: skip
     command = _command("evaluate", dict(workdir=folder) | asked)
     return Task(command, lambda: evaluate.evaluate(folder, **asked))
@@ -77,20 +92,22 @@ def _lipschitz(run: Run, protocol: Protocol) -> Task:
         batch_size=protocol.batch_size, eps=protocol.eps,
     )  # fmt: skip
     folder = run.workdir
+    out = folder.path / "analysis"
 
     def measure():
         started = time.monotonic()
         found = lipschitz_job.measure(str(folder.export), **asked)
+        found = replace(found, name=_free_name(SLOPES, lambda name: out / f"{name}.json"))
         seconds = round(time.monotonic() - started, 3)
-        finding.write(folder.path / "analysis", "lipschitz", found, seconds)
+        finding.write(out, "lipschitz", found, seconds)
 
     return Task(_command("analyze lipschitz", dict(workdir=str(folder.path)) | asked), measure)
 
 
-def _free_name(run: Run, stem: str) -> str:
-    """A name that no evaluation of the run has, so that none is written over."""
+def _free_name(stem: str, path_of: Callable[[str], Path]) -> str:
+    """A name that no measurement of the run has, so that none is written over."""
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    return next(name for name in names if not run.workdir.eval(name).exists())
+    return next(name for name in names if not path_of(name).exists())
 
 
 def _command(job: str, flags: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from score_jax import config as config_module
-from score_jax.analysis import table, table_tasks
+from score_jax.analysis import gaps, table, table_tasks
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.table import STEPS, STEPS_PER_EPS, Protocol, Row
 from score_jax.workdir import MAY_CHANGE
@@ -16,7 +16,8 @@ from score_jax.workdir import MAY_CHANGE
 # Beside the published columns, where they were measured.
 FURTHER = ("train Lipschitz", "ascent")
 DROPOUT = ("model.dropout", "attack.dropout")
-FEW, CLEAR = 4, 0.5  # Runs that make no order; rank correlations that make one.
+# Fewer runs have no correlation; from MANY on it says more than of these runs; one that is CLEAR.
+FEW, MANY, CLEAR = 4, 8, 0.5
 
 
 def finding(rows: Sequence[Row], protocol: Protocol, name: str = "table") -> Finding:
@@ -90,13 +91,15 @@ def _facts(row: Row, protocol: Protocol) -> dict[str, Any]:
         "eps": protocol.radius(run),
         "num_examples": dict(row.counts),
         "checkpoint": run.model.get("checkpoint"),
-        "model_sha256": table.sha256(run),
+        "model_sha256": run.model_sha256,
+        "data_sha256": dict(row.data_sha256),
         **row.values,
     }
 
 
 def _summary(rows: Sequence[Row], protocol: Protocol) -> Iterator[str]:
     yield _how(rows, protocol)
+    yield from _errors(rows)
     yield from _warnings(rows, protocol)
     yield from _order(rows)
     yield from _what_dropout_does(rows)
@@ -110,10 +113,30 @@ def _how(rows: Sequence[Row], protocol: Protocol) -> str:
     steps = f"{STEPS} steps of eps/{STEPS_PER_EPS}"
     return (
         f"Accuracies in percent, on {_all(counts)}; adv: under PGD of {steps} on the cross-entropy "
-        f"from one random start, eps {_all(radii)}; gaps: training minus test. Lipschitz: of the "
-        "released estimator, which descends and is no maximum; ascent: the largest found on test "
-        "images."
+        f"from one random start, eps {_all(radii)}, an image that is wrong unattacked counting as "
+        "lost (analyze gaps and Yang et al. attack it too); gaps: training minus test. Lipschitz: "
+        "of the released estimator, which descends and is no maximum; ascent: the mean over test "
+        "images of the steepest change that a search found around each."
     )
+
+
+def _errors(rows: Sequence[Row]) -> Iterator[str]:
+    """How sure the gaps are."""
+    largest = {}
+    for name, columns in (("gap", table.SPLITS), ("adv gap", ("adv train", "adv test"))):
+        known = _known(rows, *columns)
+        errors = [
+            gaps.gap_error(
+                [row.values[c] / 100 for c in columns],
+                [row.counts[split] for split in table.SPLITS],
+            )
+            for row in known
+        ]
+        if errors:
+            largest[name] = f"{100 * max(errors):.1f} for {name}"
+    if largest:
+        told = " and ".join(largest.values())
+        yield f"Standard errors, by the number of images alone: at most {told}, in points."
 
 
 def _warnings(rows: Sequence[Row], protocol: Protocol) -> Iterator[str]:
@@ -121,8 +144,19 @@ def _warnings(rows: Sequence[Row], protocol: Protocol) -> Iterator[str]:
     data = [row.run.config["data"]["name"] for row in rows]
     if len(set(data)) > 1:
         yield f"The runs are of several datasets, {_all(data)}: their rows do not compare."
-    if len({(row.run.config["norm"], protocol.radius(row.run)) for row in rows}) > 1:
-        yield "The runs have several radii or norms; --eps=RADIUS measures all at one."
+    norms = [row.run.config["norm"] for row in rows]
+    if len(set(norms)) > 1:
+        yield f"The runs are of several norms, {_all(norms)}: their rows do not compare."
+    elif len({protocol.radius(row.run) for row in rows}) > 1:
+        yield "The runs have several radii; --eps=RADIUS measures all at one."
+    for split in table.SPLITS:
+        seen = {(d, row.data_sha256[split]) for d, row in zip(data, rows, strict=True)}
+        known = [name for name, sha256 in seen if sha256]
+        for name in sorted({name for name in known if known.count(name) > 1}):
+            yield (
+                f"The {split} images of {name} that the runs were measured on are not the same: "
+                "their rows do not compare."
+            )
     early = [
         label
         for label, row in zip(labels(rows), rows, strict=True)
@@ -149,9 +183,11 @@ def _order(rows: Sequence[Row]) -> Iterator[str]:
     yield f"The smoothest is {named(ordered[0])}, the steepest {named(ordered[-1])}."
     rank = _correlation(rows)
     if rank is not None:
-        meaning = "no clear order"
+        meaning, which = "no clear order", "more" if rank < 0 else "less"
         if abs(rank) >= CLEAR:
-            meaning = f"the smoother, the {'more' if rank < 0 else 'less'} robust"
+            meaning = f"the smoother, the {which} robust"
+            if len(known) < MANY:
+                meaning = f"in these {len(known)} runs the smoother are the {which} robust"
         yield (
             f"Rank correlation of the Lipschitz column with adversarial test accuracy: {rank:.2f} "
             f"over {len(known)} runs: {meaning}."
@@ -177,22 +213,20 @@ def _what_dropout_does(rows: Sequence[Row]) -> Iterator[str]:
 
 def _dropout(rows: Sequence[Row]) -> dict[str, Any]:
     """The mean change of each column from runs without dropout to those with; {} without pairs."""
+    names = ("test", "adv test", "test Lipschitz", "gap", "adv gap")
     pairs = [
         (plain, dropping)
-        for plain, dropping in itertools.permutations(rows, 2)
+        for plain, dropping in itertools.permutations(_known(rows, *names), 2)
         if _differ_in_dropout(plain.run.config, dropping.run.config)
     ]
-    changes = {
-        name: [
-            dropping.values[name] - plain.values[name]
-            for plain, dropping in pairs
-            if _known((plain, dropping), name) == [plain, dropping]
-        ]
-        for name in ("test", "adv test", "test Lipschitz", "gap", "adv gap")
-    }
-    if not pairs or not all(changes.values()):
+    if not pairs:
         return {}
-    return {"pairs": len(pairs)} | {name: float(np.mean(each)) for name, each in changes.items()}
+    return {"pairs": len(pairs)} | {
+        name: float(
+            np.mean([dropping.values[name] - plain.values[name] for plain, dropping in pairs])
+        )
+        for name in names
+    }
 
 
 def _differ_in_dropout(plain: Mapping[str, Any], dropping: Mapping[str, Any]) -> bool:
