@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from score_jax.analysis import score_bounds_finite
+from score_jax.analysis import ball_words, score_bounds_finite
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.analysis.score_bounds_finite import Sample
 from score_jax.analysis.score_bounds_problems import Problem
-from score_jax.analysis.score_bounds_words import COLUMNS, WORDS, ball_words, cells_of
+from score_jax.analysis.score_bounds_words import COLUMNS, WORDS, cells_of
 from score_jax.writers_progress import counted
 
 
@@ -19,7 +19,8 @@ def _range(sample: Sample) -> str:
 
 def _searched(problem: Problem) -> str:
     """How the maxima on all of the data were found."""
-    said = f"Maxima over the ball, {ball_words(problem.norm, problem.eps)}: {problem.searched}"
+    ball = ball_words.in_titles(problem.norm, problem.eps)
+    said = f"Maxima over the ball, {ball}: {problem.searched}"
     if problem.dimensions <= 2:
         return f"{said}."
     return (

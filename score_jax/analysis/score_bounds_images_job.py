@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from score_jax import artifact as artifacts
-from score_jax.analysis import score_bounds, score_bounds_images, score_bounds_words
+from score_jax.analysis import ball_words, score_bounds, score_bounds_images, score_bounds_words
 from score_jax.analysis.finding import Finding
 from score_jax.analysis.score_bounds import Errors, Predictor
 from score_jax.artifact import SPEC, WEIGHTS, Artifact
@@ -82,8 +82,8 @@ def run(call: Call, names: tuple[str, ...]) -> Iterator[Finding]:
     facts["standard_error_of_score"] = {
         name: score_bounds.standard_errors(names, found) for name, found in errors.items()
     }
-    ball = score_bounds_words.ball_words(spec["norm"], eps)
-    stem = ["score_bounds_images", score_bounds_words.ball_stem(spec["norm"], eps)]
+    ball = ball_words.in_titles(spec["norm"], eps)
+    stem = ["score_bounds_images", ball_words.in_file_names(spec["norm"], eps)]
     stem += [_stem(call.surrogate)] if surrogate else []
     against = f", surrogate {call.surrogate}" if surrogate else ""
     yield Finding(

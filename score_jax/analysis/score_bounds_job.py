@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax.analysis import (
+    ball_words,
     score_bounds,
     score_bounds_finite_job,
     score_bounds_models,
@@ -16,7 +17,7 @@ from score_jax.analysis import (
 from score_jax.analysis.finding import Finding
 from score_jax.analysis.score_bounds import METRICS, Bound, Errors
 from score_jax.analysis.score_bounds_problems import Problem
-from score_jax.analysis.score_bounds_words import ball_words, picture_of, table_of, verdict
+from score_jax.analysis.score_bounds_words import picture_of, table_of, verdict
 from score_jax.command_line import Call, UsageError
 from score_jax.writers_progress import counted
 
@@ -131,7 +132,7 @@ def _known(call: Call, problem: Problem, names: tuple[str, ...]) -> Finding:
             _ascents(problem, shares),
         ],
         facts=facts,
-        table=table_of(rows, f"model, {ball_words(problem.norm, problem.eps)}"),
+        table=table_of(rows, f"model, {ball_words.in_titles(problem.norm, problem.eps)}"),
         pictures={
             "intervals": picture_of(rows, "Does R_SCORE lie between its bounds?", problem.title)
         },
@@ -172,7 +173,7 @@ def _how(problem: Problem, errors: Mapping[str, Errors], names: Sequence[str]) -
             "error) of other draws'"
         )
     return (
-        f"{averages}; maxima over the ball, {ball_words(problem.norm, problem.eps)}: "
+        f"{averages}; maxima over the ball, {ball_words.in_titles(problem.norm, problem.eps)}: "
         f"{problem.searched}, and all that the ascents went through."
     )
 

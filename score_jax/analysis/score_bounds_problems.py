@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.analysis import toy
+from score_jax.analysis import ball_words, toy
 from score_jax.analysis.score_bounds import Predictor
-from score_jax.analysis.score_bounds_words import ball_stem, ball_words
 from score_jax.divergences import Distribution
 from score_jax.threat_models import ThreatModel
 from score_jax.types import Array, Key
@@ -131,7 +130,7 @@ def create_toy(eps: float = toy.EPS) -> Problem:
     """The toy of `analysis.toy`; averages by quadrature, so no draw is in them."""
     x = np.linspace(*toy.SUPPORT, toy.NUM_PLACES, dtype=np.float32)[:, None]
     return Problem(
-        kind="toy", name="toy", title=f"the toy problem, {ball_words('linf', eps)}",
+        kind="toy", name="toy", title=f"the toy problem, {ball_words.in_titles('linf', eps)}",
         truth=Predictor(_toy_truth), norm="linf", eps=eps, num_classes=2,
         x=x, weights=np.asarray(toy.density(jnp.asarray(x)), np.float64),
         offsets=offsets_of("linf", eps, 1), is_exact=True,
@@ -148,8 +147,8 @@ def create_mixture(
     key = jax.random.key(seed)
     x = np.asarray(_draw_mixture(key, num_draws, dimensions)[0])
     return Problem(
-        kind="mixture", name=f"mixture_{dimensions}d_{ball_stem(norm, eps)}",
-        title=f"three Gaussians in {_many(dimensions)}, {ball_words(norm, eps)}",
+        kind="mixture", name=f"mixture_{dimensions}d_{ball_words.in_file_names(norm, eps)}",
+        title=f"three Gaussians in {_many(dimensions)}, {ball_words.in_titles(norm, eps)}",
         truth=Predictor(_mixture_truth), norm=norm, eps=eps, num_classes=len(SHARES), x=x,
         weights=np.full(num_draws, 1 / num_draws), offsets=offsets_of(norm, eps, dimensions),
         is_exact=False,

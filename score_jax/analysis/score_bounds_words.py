@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from score_jax.analysis.finding import Picture
 from score_jax.analysis.score_bounds import METRICS, ROOT, Bound
-from score_jax.report_run import NORMS
 
 WORDS = {
     "kl": "KL (no metric)", "squared_error": "squared error (no metric)",
@@ -12,16 +11,6 @@ WORDS = {
 }  # fmt: skip
 NO_METRICS = {"kl": "KL", "squared_error": "squared error"}
 COLUMNS = ("R_Standard", "R_Madry", "R_SCORE", "C", "lower", "upper", "interval")
-
-
-def ball_words(norm: str, eps: float) -> str:
-    """What a ball is called in titles: 'L∞ eps 0.5'."""
-    return f"{NORMS[norm]} eps {eps:.4g}"
-
-
-def ball_stem(norm: str, eps: float) -> str:
-    """The same in names of files."""
-    return f"{norm}_{eps:.4g}"
 
 
 def cells_of(bound: Bound) -> list[str]:
