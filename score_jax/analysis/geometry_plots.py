@@ -81,12 +81,12 @@ def mean_kappa(
     Args:
       weights: of the checkpoints, 'ema' or 'live'.
     """
-    figure, axes = panel(f"Mean κ over training, {shorten(name, 40)}", {}, right=1.05)
+    figure, axes = panel(f"Mean κ over training, {shorten(name, 40)}", {}, right=1.25)
     lines = []
     if epochs:
-        lines.append(Line(epochs, means, "in training,\nlive weights", COLORS[1]))
+        lines.append(Line(epochs, means, "training, live", COLORS[1]))
     if measured:
-        words = "at checkpoints,\n" + {"ema": "EMA", "live": "live weights"}[weights]
+        words = f"checkpoints, {dict(ema='EMA').get(weights, weights)}"
         lines.append(Line(*zip(*measured, strict=True), words, COLORS[0], marker="o"))
     draw_lines(axes, lines)
     axes.set_ylim(0, num_steps)
