@@ -186,8 +186,8 @@ def test_the_table_reads_it_where_the_model_is_the_same(tmp_path):
     (tmp_path / "analysis" / "lipschitz.json").write_text(json.dumps(found))
 
     def run(sha256):
-        weights = {"sha256": {"model.safetensors": sha256}}
-        return SimpleNamespace(workdir=SimpleNamespace(path=tmp_path), model=weights)
+        folder = SimpleNamespace(path=tmp_path)
+        return SimpleNamespace(workdir=folder, model_sha256=sha256, config={"eps": 0.1})
 
     assert report_table.MEASURES["train Lipschitz"](run("a")) == 3.5
     assert report_table.lipschitz(run("a"), "train", "ascent") == 9.0
