@@ -121,8 +121,16 @@ def panel(
 
 
 def percent_axis(axis: Axis) -> None:
-    """Ticks of fractions, as percentages."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+    """Ticks of fractions, as percentages; all with the digits that they need, at most three."""
+
+    def write(value: float, _: int | None) -> str:
+        percents = [100 * float(place) for place in axis.get_majorticklocs()]
+        digits = next(
+            (n for n in range(3) if all(abs(p - round(p, n)) < 1e-6 for p in percents)), 3
+        )
+        return f"{round(100 * value, digits) + 0.0:.{digits}f}%"  # + 0.0: never "-0%".
+
+    axis.set_major_formatter(FuncFormatter(write))
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
