@@ -42,13 +42,15 @@ def test_ties_go_to_the_later_measurement():
     ("counts", "train", "is_overfitting", "words"),
     [
         ((400, 500, 420), (0.5, 0.7, 0.9), True, "ROBUST OVERFITTING (Rice et al. 2020): it was "
-         "best at step 20 (epoch 2), 50.0%, and has lost 8.0 points since (standard error 0.9), "
-         "while on training images it rose by 20.0 points. Use the best checkpoint"),
+         "best at step 20 (epoch 2), 50.0%, and has lost 8.0 points since (standard error 0.9; "
+         "chance may give 1.9 where the best of 2 is compared with the last), while on training "
+         "images it rose by 20.0 points. Use the best checkpoint"),
         ((400, 500, 420), (0.5, 1.0, 1.0), True, "rose by 0.0 points"),
         ((400, 500, 420), (0.5, 0.7, 0.6), False, "but a loss: it was best at step 20 (epoch 2), "
-         "50.0%, and has lost 8.0 points since (standard error 0.9), and on training images it "
-         "fell by 10.0 points too. Look at the learning rate"),
-        ((400, 500, 491), (0.5, 0.7, 0.9), False, "which is less than 1 point or 2 standard"),
+         "50.0%, and has lost 8.0 points since (standard error 0.9; chance may give 1.9 where the "
+         "best of 2 is compared with the last), and on training images it fell by 10.0 points "
+         "too. Look at the learning rate"),
+        ((400, 500, 491), (0.5, 0.7, 0.9), False, "which is less than 1 point; on training"),
         ((400, 450, 500), (0.5, 0.7, 0.9), False, "it is best at the last step 30, 50.0%"),
         ((0, 0, 0), (0.0, 0.0, 0.0), False, "it is 0% at every step, there is nothing to lose"),
     ],
@@ -58,7 +60,7 @@ def test_the_sentence_says_what_happened(counts, train, is_overfitting, words):
     assert trend.is_overfitting is is_overfitting
     told = gaps_alarm.tell(trend, "it", "on training images")
     assert words in told
-    assert told.startswith("ROBUST OVERFITTING" if is_overfitting else "No robust overfitting")
+    assert told.startswith("ROBUST OVERFITTING" if is_overfitting else "No ")
 
 
 def test_few_images_raise_no_alarm():
@@ -67,6 +69,25 @@ def test_few_images_raise_no_alarm():
     few[0, :25], few[1, 7:28] = True, True
     trend = gaps_alarm.of_images((1, 2), (1.0, 2.0), few, (0.5, 0.9))
     assert trend.fall == pytest.approx(0.08) and not trend.is_overfitting
+    told = gaps_alarm.tell(trend, "it", "there")
+    assert told.startswith("No proof of robust overfitting") and "which is within chance" in told
+    assert told.endswith("Two measurements tell little.")
+
+
+@pytest.mark.parametrize("count", [2, 10, 30])
+def test_false_alarms_are_as_rare_however_many_checkpoints_the_best_is_chosen_of(count):
+    """Models that are all equally good: the best of them only had luck."""
+    random, alarms, runs = np.random.default_rng(0), 0, 1000
+    steps = range(count)
+    for _ in range(runs):
+        drawn = random.random((count, 400)) < 0.5
+        alarms += gaps_alarm.of_images(steps, steps, drawn, steps).is_overfitting
+    assert 0 < alarms / runs < 0.035
+
+
+def test_the_error_of_accuracies_alone_is_said_to_be_an_upper_one():
+    trend = gaps_alarm.of_accuracies(STEPS, EPOCHS, (0.4, 0.5, 0.42), 1000, (0.5, 0.7, 0.9))
+    assert "(standard error at most 2.2; chance may give 5.0" in gaps_alarm.tell(trend, "it", "on")
 
 
 class FakeRun:

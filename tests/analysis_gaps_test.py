@@ -106,6 +106,7 @@ def attacked(params, split, indices, steps=10, step=EPS / 5):
     return np.asarray(toy_mlp.apply(params, moved).argmax(-1) == labels)
 
 
+@pytest.mark.slow
 def test_accuracies_gaps_and_classes(run):
     folder, splits, asked = run
     whole, classes = analyze(folder, "--batch_size=32")

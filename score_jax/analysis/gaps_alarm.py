@@ -8,11 +8,13 @@ robust training error goes on falling.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-# What counts as a fall: at least one point, and more than images drawn by chance would give.
-FALL, STANDARD_ERRORS = 0.01, 2.0
+# What counts as a fall: at least one point, and more than images drawn by chance would give in all
+# but this share of runs, although the best of all measurements before is picked (Bonferroni).
+FALL, FALSE_ALARMS = 0.01, 0.025
 SOURCE = "Rice et al. 2020"
 
 
@@ -24,6 +26,8 @@ class Trend:
       best_step, best_epoch, last_step: when.
       best, last: accuracy on new images, as fractions.
       error: the standard error of best - last.
+      count: of the measurements, the last among them.
+      is_paired: whether `error` is of the same images at both; else it is an upper one.
       train_best, train_last: accuracy on training images at those two.
     """
 
@@ -35,6 +39,13 @@ class Trend:
     error: float
     train_best: float
     train_last: float
+    count: int
+    is_paired: bool
+
+    @property
+    def standard_errors(self) -> float:
+        """So many of them are within chance, where the best of count - 1 is compared."""
+        return NormalDist().inv_cdf(1 - FALSE_ALARMS / max(self.count - 1, 1))
 
     @property
     def fall(self) -> float:
@@ -47,7 +58,7 @@ class Trend:
 
     @property
     def has_fallen(self) -> bool:
-        return self.fall >= FALL and self.fall > STANDARD_ERRORS * self.error
+        return self.fall >= FALL and self.fall > self.standard_errors * self.error
 
     @property
     def is_overfitting(self) -> bool:
@@ -69,7 +80,7 @@ def of_images(
     best = _latest_best(values)
     lost = right[best].astype(np.float64) - right[-1]
     error = float(lost.std() / math.sqrt(len(lost)))
-    return _trend(steps, epochs, values, train, best, error)
+    return _trend(steps, epochs, values, train, best, error, is_paired=True)
 
 
 def of_accuracies(
@@ -81,6 +92,8 @@ def of_accuracies(
 ) -> Trend:
     """The trend of accuracies whose images are not told apart: as if new ones were drawn each time.
 
+    They are the same in truth, so that the error is larger than it need be.
+
     Args:
       values: accuracy under attack on `num_images` new images.
       train: accuracy on training images at the same measurements.
@@ -88,7 +101,7 @@ def of_accuracies(
     best = _latest_best(values)
     pair = (values[best], values[-1])
     error = math.sqrt(sum(value * (1 - value) for value in pair) / num_images)
-    return _trend(steps, epochs, values, train, best, error)
+    return _trend(steps, epochs, values, train, best, error, is_paired=False)
 
 
 def _latest_best(values: Sequence[float]) -> int:
@@ -98,7 +111,7 @@ def _latest_best(values: Sequence[float]) -> int:
 
 def _trend(
     steps: Sequence[int], epochs: Sequence[float], values: Sequence[float],
-    train: Sequence[float], best: int, error: float,
+    train: Sequence[float], best: int, error: float, is_paired: bool,
 ) -> Trend:  # fmt: skip
     return Trend(
         best_step=int(steps[best]),
@@ -109,6 +122,8 @@ def _trend(
         error=error,
         train_best=float(train[best]),
         train_last=float(train[-1]),
+        count=len(steps),
+        is_paired=is_paired,
     )
 
 
@@ -121,15 +136,19 @@ def tell(trend: Trend, what: str, train: str) -> str:
     """
     if trend.best == 0:
         return f"No robust overfitting: {what} is 0% at every step, there is nothing to lose."
+    few = " Two measurements tell little." if trend.count == 2 else ""
     if trend.best_step == trend.last_step:
         return (
-            f"No robust overfitting: {what} is best at the last step {trend.last_step}, "
-            f"{trend.last:.1%} ({SOURCE})."
+            f"No sign of robust overfitting: {what} is best at the last step {trend.last_step}, "
+            f"{trend.last:.1%} ({SOURCE}).{few}"
         )
+    limit = 100 * trend.standard_errors * trend.error
+    compared = f"the best of {trend.count - 1}" if trend.count > 2 else "one"
     since = (
         f"{what} was best at step {trend.best_step} (epoch {trend.best_epoch:.4g}), "
         f"{trend.best:.1%}, and has lost {100 * trend.fall:.1f} points since (standard error "
-        f"{100 * trend.error:.1f})"
+        f"{'' if trend.is_paired else 'at most '}{100 * trend.error:.1f}; chance may give "
+        f"{limit:.1f} where {compared} is compared with the last)"
     )
     moved = "rose" if trend.rise >= 0 else "fell"
     meanwhile = f"{train} it {moved} by {100 * abs(trend.rise):.1f} points"
@@ -137,14 +156,12 @@ def tell(trend: Trend, what: str, train: str) -> str:
         return (
             f"ROBUST OVERFITTING ({SOURCE}): {since}, while {meanwhile}. Use the best checkpoint, "
             "end the training there, or average weights (ema), perturb them (awp) or add "
-            "generated images."
+            f"generated images.{few}"
         )
     if trend.has_fallen:
         return (
             f"No robust overfitting ({SOURCE}), but a loss: {since}, and {meanwhile} too. Look "
-            "at the learning rate and the attack of training."
+            f"at the learning rate and the attack of training.{few}"
         )
-    return (
-        f"No robust overfitting ({SOURCE}): {since}, which is less than {100 * FALL:g} point or "
-        f"{STANDARD_ERRORS:g} standard errors; {meanwhile}."
-    )
+    why = f"less than {100 * FALL:g} point" if trend.fall < FALL else "within chance"
+    return f"No proof of robust overfitting ({SOURCE}): {since}, which is {why}; {meanwhile}.{few}"

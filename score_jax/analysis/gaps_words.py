@@ -174,13 +174,14 @@ def facts_of(trend: Trend, validation: Validation | None) -> dict[str, Any]:
             **dataclasses.asdict(found),
             "fall": found.fall,
             "rise": found.rise,
+            "standard_errors": found.standard_errors,
             "is_overfitting": found.is_overfitting,
         }
 
     return {
         "source": gaps_alarm.SOURCE,
         "least_fall": gaps_alarm.FALL,
-        "standard_errors": gaps_alarm.STANDARD_ERRORS,
+        "false_alarms": gaps_alarm.FALSE_ALARMS,
         "checkpoints": plain(trend),
         "validations": plain(validation.trend) if validation else None,
     }
@@ -219,7 +220,7 @@ def shown_classes(one: Measured, num_classes: int) -> list[int]:
 def class_table(one: Measured, names: Sequence[str], setting: Setting) -> list[list[str]]:
     """A row a class, in percent and points."""
     found = one.by_class(len(names))
-    rows = [["class", "images", *_columns(setting)]]
+    rows = [["class", "train+test images", *_columns(setting)]]
     for label in shown_classes(one, len(names)):
         counts = [int((one.labels[split] == label).sum()) for split in SPLITS]
         cells = [names[label], f"{counts[0]}+{counts[1]}"]
@@ -241,9 +242,9 @@ def tell_classes(
     if np.isnan(widths).all():
         return
     parts = [
-        f"class {names[label]} the {word} one ({100 * widths[label]:.1f} points: {train[label]:.1%}"
-        f" of training and {test[label]:.1%} of {int((last.labels['test'] == label).sum())} test "
-        "images)"
+        f"class {names[label]} the {word} one ({100 * widths[label]:.1f} points: "
+        f"{_counted(last, 'train', label)} training and {_counted(last, 'test', label)} test images"
+        " right)"
         for word, label in (
             ("widest", int(np.nanargmax(widths))), ("narrowest", int(np.nanargmin(widths))),
         )
@@ -256,6 +257,13 @@ def tell_classes(
         lost = best.by_class(len(names))["test"]["adversarial"] - test
         label = int(np.nanargmax(lost))
         yield (
-            f"Since {best.name} class {names[label]} has lost most: {100 * lost[label]:.1f} points "
-            "of its test images."
+            f"Since {best.name} class {names[label]} has lost most of {len(names)}: "
+            f"{100 * lost[label]:.1f} points, from {_counted(best, 'test', label)} test images "
+            f"right to {_counted(last, 'test', label)}; of many classes one loses much by chance."
         )
+
+
+def _counted(one: Measured, split: str, label: int) -> str:
+    """'19 of 27': the images of a class that are right under attack."""
+    right = one.right[split]["adversarial"][one.labels[split] == label]
+    return f"{int(right.sum())} of {len(right)}"
