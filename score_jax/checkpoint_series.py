@@ -100,12 +100,18 @@ def network(folder: Path, weights: str) -> dict[str, Any]:
     Raises:
       UserError: it is damaged, or gone.
     """
+    state, about, damage = {}, {}, None
+    try:
+        damage = checkpoint_choice.find_damage(folder)
+        if not damage:
+            state, about = checkpoint_choice.read(folder)
+    except Exception:  # Of a folder that goes away meanwhile nearly everything is raised.
+        if folder.is_dir():
+            raise
     if not folder.is_dir():  # A run that goes on removes old ones.
         raise UserError(f"checkpoint {folder} is gone")
-    damage = checkpoint_choice.find_damage(folder)
     if damage:
         raise UserError(f"checkpoint {folder} is damaged: {damage}")
-    state, about = checkpoint_choice.read(folder)
     return {
         "params": state["ema_params" if weights == "ema" else "params"],
         "batch_stats": state["batch_stats"],

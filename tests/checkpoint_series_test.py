@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from score_jax import checkpoint, checkpoint_series, config, workdir
+from score_jax import checkpoint, checkpoint_choice, checkpoint_series, config, workdir
 from score_jax.train_loop import Loop
 from score_jax.types import UserError
 from tests.checkpoint_states import abstract, folders, numbers, state_at
@@ -89,6 +89,19 @@ def test_each_network_is_read_as_it_was_saved(run, weights):
         )
         assert (network["step"], network["config"]) == (step, {"seed": 7})
     assert found[3]["accuracies"] == {"val/clean_accuracy": 0.75}
+
+
+def test_one_that_is_removed_while_it_is_read_is_left_out(copy, caplog, monkeypatch):
+    chosen, read = checkpoint_series.choose(copy, "4,5"), checkpoint_choice.read
+
+    def removing(folder):
+        if folder.name == "4":
+            folder.rename(folder.with_name("4.removed"))
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint_choice, "read", removing)
+    assert [one.step for one, _ in checkpoint_series.networks(chosen, "ema")] == [5]
+    assert f"{copy.checkpoints / '4'} is gone; it is left out" in caplog.text
 
 
 def test_damaged_ones_are_left_out(copy, caplog):
