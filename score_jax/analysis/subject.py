@@ -158,24 +158,24 @@ def per_example(subject: Subject, compute: Compute, what: str) -> Any:
 def compiled(subject: Subject, compute: Compute) -> Callable[[tuple[Params, BatchStats], str], Any]:
     """As `per_example`, for several sets of weights: (weights and statistics, what) -> arrays."""
     layout = mesh.create()
-    program, batches = _program(subject, compute, layout), []
-    for batch in evaluation.padded_batches(
-        subject.images, np.arange(len(subject.images)), _batch_size(subject, layout)
-    ):
-        rows = batch["labels"]  # In place of labels the images' numbers.
-        given = {
-            "images": batch["images"],
-            "labels": subject.labels[rows],
-            "indices": subject.indices[rows].astype(np.uint32),
-        }
-        batches.append((layout.put_whole_batch(given), int(batch["mask"].sum())))
+    program = _program(subject, compute, layout)
 
     def measure(variables: tuple[Params, BatchStats], what: str) -> Any:
         held = jax.device_put((variables, jax.random.key(subject.seed)), layout.replicated)
         parts, done = [], 0
         with counted(what, len(subject.images)) as tell:
-            for given, count in batches:
-                found = jax.device_get(program(*held, given))
+            for batch in evaluation.padded_batches(
+                subject.images, np.arange(len(subject.images)), _batch_size(subject, layout)
+            ):
+                rows = batch["labels"]  # In place of labels the images' numbers.
+                given = {
+                    "images": batch["images"],
+                    "labels": subject.labels[rows],
+                    "indices": subject.indices[rows].astype(np.uint32),
+                }
+                count = int(batch["mask"].sum())
+                # Put when its turn comes: all images together may be more than a device holds.
+                found = jax.device_get(program(*held, layout.put_whole_batch(given)))
                 parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], found))
                 done += count
                 tell(done)
