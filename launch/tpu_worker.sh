@@ -33,12 +33,14 @@ life() {
   read -r -a fields <<< "${line##*) }"
   printf '%s %s\n' "${fields[19]}" "$(< /proc/sys/kernel/random/boot_id)"
 }
-is_running() {
+# lives FILE: whether the process lives whose number and life are written there.
+lives() {
   local pid told
-  [ -s "$state/pid" ] || return 1
-  read -r pid told < "$state/pid"
+  [ -s "$1" ] || return 1
+  read -r pid told < "$1"
   [ -n "$told" ] && [ "$(life "$pid")" = "$told" ]
 }
+is_running() { lives "$state/pid"; }
 send() {
   local pid
   read -r pid _ < "$state/pid"
@@ -85,11 +87,12 @@ start() {
       mountpoint -q "$HOME/bucket" || refuse "nothing is mounted at ~/bucket; give --bucket=BUCKET" ;;
   esac
   mkdir -p "$state"
-  rm -f "$state/pid" "$state/code" "$state/asked"
+  rm -f "$state/pid" "$state/shell" "$state/code" "$state/asked"
   # A session of its own: it outlives the connection, and nobody else's signals reach it.
   export -f life
   # shellcheck disable=SC2016
   setsid bash -c 'state="$1"; shift
+echo "$$ $(life "$$")" > "$state/shell"
 "$@" & echo "$! $(life "$!")" > "$state/pid"; wait "$!"; echo "$?" > "$state/code.new"
 mv "$state/code.new" "$state/code"' score-jax "$state" "${program[@]}" "$@" \
     < /dev/null >> "$state/log" 2>&1 &
@@ -100,6 +103,10 @@ mv "$state/code.new" "$state/code"' score-jax "$state" "${program[@]}" "$@" \
 }
 
 status() {
+  local running=""
+  ! is_running || running=yes
+  # The shell that waits for the run writes the code a moment after its end.
+  while [ -z "$running" ] && [ ! -s "$state/code" ] && lives "$state/shell"; do sleep 0.05; done
   if [ -s "$state/code" ]; then
     # A machine that is taken away sends SIGTERM too: then nobody asked for the stop.
     if [ "$(cat "$state/code")" = "$STOPPED" ] && [ ! -e "$state/asked" ]; then
@@ -107,7 +114,7 @@ status() {
     else
       cat "$state/code"
     fi
-  elif is_running; then
+  elif [ -n "$running" ]; then
     echo running
   elif [ -s "$state/pid" ]; then
     echo 137 # The machine was started anew, or the shell that waits was killed too.

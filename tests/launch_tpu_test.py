@@ -3,7 +3,9 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -217,6 +219,22 @@ def test_a_worker_that_was_started_anew_mounts_the_bucket_again(cloud):
     (cloud / "no_mounts").unlink()
     assert worker(cloud, *start).returncode == 0
     assert worker(cloud, "status").stdout == "running\n" and (cloud / "worker0/mounted").exists()
+
+
+def test_what_ended_just_now_is_not_taken_for_killed(cloud):
+    """The shell that waits for it is stopped before it can write the exit code."""
+    plan(cloud, "ACTIVE", "hang")
+    assert worker(cloud, "start", "--bucket=b", "train", "--workdir=bucket/r").returncode == 0
+    wait_for_starts(cloud, 1, workers=[0])
+    shell = int((cloud / "worker0/.score_jax/shell").read_text().split()[0])
+    os.kill(shell, signal.SIGSTOP)
+    os.kill(int(pid_of(cloud / "worker0")), signal.SIGTERM)
+    resume = threading.Timer(1.0, os.kill, (shell, signal.SIGCONT))
+    resume.start()
+    try:
+        assert worker(cloud, "status").stdout == "143\n"
+    finally:
+        resume.join()
 
 
 def test_restarts_and_recreations_are_limited(cloud):
