@@ -5,6 +5,7 @@ what was found and which pictures belong to it, NAME_PICTURE.svg and .png.
 """
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,12 +59,24 @@ class Finding:
 def write(folder: Path, what: str, finding: Finding, seconds: float) -> str:
     """Writes the files of a finding; returns what to print. JSON comes last, and names the others.
 
+    Everything is drawn before anything is written; what an earlier finding of that name has drawn
+    and this one has not is removed.
+
     Raises:
       UserError: the folder cannot be written.
     """
+    figures = _draw(finding)
+    drawn = {name: finding.pictures[name].caption for name in figures}
+    result = folder / f"{finding.name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = _draw(folder, finding)
+        for name in _captions(result) - drawn.keys():
+            for form in ("svg", "png"):
+                (folder / f"{finding.name}_{name}.{form}").unlink(missing_ok=True)
+        for name, forms in figures.items():
+            for form, content in forms.items():
+                place = folder / f"{finding.name}_{name}.{form}"
+                _write_bytes(place, lambda file, content=content: file.write(content))
         facts = {
             "analysis": what,
             "seconds": seconds,
@@ -77,7 +90,6 @@ def write(folder: Path, what: str, finding: Finding, seconds: float) -> str:
         if finding.arrays:
             facts["arrays"] = f"{finding.name}.npz"
             _write_bytes(folder / facts["arrays"], lambda file: np.savez(file, **finding.arrays))
-        result = folder / f"{finding.name}.json"
         write_json_atomic(result, facts)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -89,22 +101,31 @@ def write(folder: Path, what: str, finding: Finding, seconds: float) -> str:
     return "\n".join([*lines, *paths])
 
 
-def _draw(folder: Path, finding: Finding) -> dict[str, str]:
-    """Name -> caption of what was drawn."""
+def _captions(result: Path) -> set[str]:
+    """The names of the pictures of an earlier finding; none where there is no such file."""
+    try:
+        names = json.loads(result.read_text())["pictures"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if Path(name).name == name}
+
+
+def _draw(finding: Finding) -> dict[str, dict[str, bytes]]:
+    """Name -> 'svg', 'png' -> what its file holds; {} without matplotlib."""
     if not finding.pictures or importlib.util.find_spec("matplotlib") is None:
         return {}
     import matplotlib
 
     from score_jax import report_style
 
+    drawn = {}
     for name, picture in finding.pictures.items():
         with matplotlib.rc_context(report_style.STYLE):
             figure = picture.draw()
-        forms = {"svg": report_style.to_svg(figure).encode(), "png": report_style.to_png(figure)}
-        for form, content in forms.items():
-            place = folder / f"{finding.name}_{name}.{form}"
-            _write_bytes(place, lambda file, content=content: file.write(content))
-    return {name: picture.caption for name, picture in finding.pictures.items()}
+        drawn[name] = {
+            "svg": report_style.to_svg(figure).encode(), "png": report_style.to_png(figure),
+        }  # fmt: skip
+    return drawn
 
 
 def _write_bytes(path: Path, write: Callable[[Any], Any]) -> None:
