@@ -134,6 +134,18 @@ def find(
     return found
 
 
+def check_alone(environ: Mapping[str, str], what: str, remedy: str) -> None:
+    """Refuses what each of several processes would do whole, in one folder.
+
+    Raises:
+      UserError: this is one process of several.
+    """
+    if found := find(environ):
+        raise UserError(
+            f"{what} is run by one process, and this is {found} ({found.source}); {remedy}"
+        )
+
+
 def _given(environ: Mapping[str, str], flags: tuple) -> dict:
     """The three values by name: of flags, else of variables, else None."""
     values = dict(zip(FLAGS, flags, strict=True))

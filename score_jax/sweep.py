@@ -86,12 +86,12 @@ def run(sweep: Sweep, jobs: int = 0) -> str:
 
 def _check_alone() -> None:
     """Refuses to begin as one process of several: each would run the whole sweep in one folder."""
-    if found := distributed_cluster.find(os.environ):
-        raise UserError(
-            f"a sweep is run by one process, and this is {found} ({found.source}); train one "
-            "setting a job with score-jax train --sweep_index=I (--sweep of the launchers), then "
-            "give this command to a single process: it goes on with what is trained"
-        )
+    distributed_cluster.check_alone(
+        os.environ,
+        "a sweep",
+        "train one setting a job with score-jax train --sweep_index=I (--sweep of the launchers), "
+        "then give this command to a single process: it goes on with what is trained",
+    )
 
 
 def _have_data(configs: Sequence[Any]) -> None:

@@ -5,9 +5,11 @@ imported before one runs, so that `--help` answers at once.
 """
 
 import importlib
+import os
 import time
 from pathlib import Path
 
+from score_jax import distributed_cluster
 from score_jax.analysis.topics import TOPICS
 from score_jax.command_line import Call, Job, UsageError, suggest
 
@@ -26,6 +28,7 @@ def analyze(call: Call) -> list[str]:
 
     Raises:
       UsageError: no measurement of that name, or a flag that is not one of its own.
+      UserError: this is one process of several; or the measurement's own.
     """
     what = call.words[0] if call.words else ""
     if what not in TOPICS or len(call.words) > 1:
@@ -39,6 +42,11 @@ def analyze(call: Call) -> list[str]:
             f"--{foreign[0]} is not for `analyze {what}`, whose flags are "
             f"{', '.join(f'--{flag}' for flag in topic.flags)}"
         )
+    distributed_cluster.check_alone(
+        os.environ,
+        f"analyze {what}",
+        "start it once, such as with srun -n 1: it uses every device that it sees",
+    )
     job = importlib.import_module(f"score_jax.analysis.{what.replace('-', '_')}_job")
     from score_jax.analysis import finding
 
