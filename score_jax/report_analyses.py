@@ -38,7 +38,7 @@ def sections(run: Run) -> tuple[list[Section], list[str]]:
             captions = dict(facts["pictures"])
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path} is not of `score-jax analyze`; move it away") from None
-        if sha256 and facts.get("model_sha256", sha256) != sha256:
+        if not _is_current(run, facts, sha256):
             outdated.append(path.stem)
             continue
         drawn = {
@@ -48,3 +48,20 @@ def sections(run: Run) -> tuple[list[Section], list[str]]:
         }
         found.append(Section(title, summary, table, drawn))
     return found, outdated
+
+
+def _is_current(run: Run, facts: Mapping[str, Any], sha256: str | None) -> bool:
+    """Whether a finding is of the export; one over checkpoints: the export is one of them, and
+    those that it calls best and last are so still."""
+    if not sha256:
+        return True
+    measured = facts.get("checkpoints")
+    if not (isinstance(measured, list) and measured and "model_sha256" in measured[-1]):
+        return facts.get("model_sha256", sha256) == sha256
+    if sha256 not in [one["model_sha256"] for one in measured]:
+        return False
+    from score_jax import checkpoint_series  # Here: it takes Orbax, which few reports need.
+
+    kept = {one.name for one in checkpoint_series.kept(run.workdir)}
+    named = {one["name"] for one in measured if "(" in one.get("name", "")}
+    return not kept or named <= kept

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from score_jax import report_style
+from score_jax import cli, report_analyses, report_run, report_style
 from score_jax.analysis import finding
 from score_jax.analysis.finding import Finding, Picture
 from score_jax.report import report
@@ -87,3 +87,55 @@ def test_a_foreign_file_among_the_findings_is_one_line(tmp_path):
     (run / "analysis" / "notes.json").write_text("{}")
     with pytest.raises(UserError, match="notes.json is not of `score-jax analyze`; move it away"):
         report(run)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "kept", "is_shown"),
+    [(SHA, (10, 20), True), ("0", (10, 20), False), (SHA, (10, 20, 30), False), (SHA, (), True)],
+)
+def test_what_was_found_over_checkpoints_is_of_the_export_and_of_those_kept(
+    tmp_path, sha256, kept, is_shown
+):
+    run = make_run(tmp_path / "run")
+    for step in kept:
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+    measured = [
+        {"name": "step 10", "model_sha256": "1"},
+        {"name": "step 20 (last)", "model_sha256": sha256},
+    ]
+    facts = {"checkpoints": measured}
+    finding.write(run / "analysis", "gaps", found(facts=facts, pictures={}), 1.5)
+    sections, outdated = report_analyses.sections(report_run.read(run))
+    assert (len(sections), outdated) == ((1, []) if is_shown else (0, ["squares"]))
+
+
+def test_pictures_of_an_earlier_finding_go_and_no_others(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = Picture("Squares.", draw)
+    finding.write(tmp_path, "roots", found(pictures={"curve": picture, "more": picture}), 1.5)
+    (tmp_path / "squares_own.png").write_text("a person's")
+    finding.write(tmp_path, "roots", found(pictures={"curve": picture}), 1.5)
+    names = sorted(path.name for path in tmp_path.glob("*_*"))
+    assert names == ["squares_curve.png", "squares_curve.svg", "squares_own.png"]
+
+
+def test_a_drawing_that_fails_leaves_nothing(tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def fail():
+        raise ValueError("no such colour")
+
+    pictures = {"curve": Picture("Squares.", draw), "broken": Picture("Broken.", fail)}
+    with pytest.raises(ValueError, match="no such colour"):
+        finding.write(tmp_path / "out", "roots", found(pictures=pictures), 1.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_of_several_measures_nothing(monkeypatch, capsys):
+    step = dict(SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="1", SLURM_STEP_NODELIST="n[3-4]")
+    for name, value in {**step, "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["analyze", "separation", "--data=digits"]) == 2
+    out, err = capsys.readouterr()
+    assert "analyze separation is run by one process, and this is process 1 of 4" in err
+    assert err.count("\n") == 1 and not out

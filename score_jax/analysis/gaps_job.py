@@ -155,7 +155,10 @@ def _by_class(
             **facts,
             "classes": names,
             "checkpoints": [
-                {"step": one.step, "model_sha256": one.sha256, "by_class": _plain(one, len(names))}
+                {
+                    "name": one.name, "step": one.step, "model_sha256": one.sha256,
+                    "by_class": _plain(one, len(names)),
+                }  # fmt: skip
                 for one in measured
             ],
         },
