@@ -6,10 +6,11 @@ import types
 import numpy as np
 import pytest
 
-from score_jax import checkpoint, checkpoint_choice, checkpoint_series, config, workdir
+from score_jax import checkpoint, checkpoint_choice, checkpoint_series, config, train, workdir
 from score_jax.train_loop import Loop
 from score_jax.types import UserError
 from tests.checkpoint_states import abstract, folders, numbers, state_at
+from tests.helpers import digits_config
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,17 @@ def test_damaged_ones_are_left_out(copy, caplog):
     assert folders(run.checkpoints) == [2, 4, 5]  # Nothing is moved: the run may be going on.
     with pytest.raises(UserError, match="no checkpoint is left to measure: .*4 is damaged"):
         list(checkpoint_series.networks(chosen[:1], "ema"))
+
+
+@pytest.mark.slow
+def test_training_keeps_its_series_and_goes_on_keeping_it(data_dir, tmp_path):
+    settings = digits_config(
+        f"data.dir={data_dir}", "steps_per_epoch=2", "data.batch_size=32", "num_epochs=5",
+        "log.attack_share=false", "validation.attack.num_steps=1", "checkpoint.keep=1",
+        "checkpoint.keep_every_epochs=2",
+    )  # fmt: skip
+    kept = tmp_path / "run" / "checkpoints"
+    for _ in range(2):
+        train.train(settings, str(tmp_path / "run"))
+        assert sorted(int(path.name) for path in kept.glob("[0-9]*")) == [4, 8, 10]
+        shutil.rmtree(kept / "10")  # As if the run had been lost before.
