@@ -94,7 +94,7 @@ def test_both_splits_are_measured_and_told(answer, images, tmp_path):
 
 
 def test_steps_and_restarts_steer_the_search_alone(answer, images, monkeypatch, tmp_path):
-    monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
+    monkeypatch.setattr(finding, "_draw", lambda found: {})
     text, facts, arrays = answer("--split=test", "--num_examples=2", "--steps=1", "--restarts=1")
     assert (facts["official_steps"], facts["steps"], facts["restarts"]) == (10, 1, 1)
     told = facts["splits"]["test"]
@@ -156,7 +156,7 @@ def test_one_split_other_batches_and_steps(answer):
 
 
 def test_the_radius_of_another_norm_is_not_taken(answer, spec, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
+    monkeypatch.setattr(finding, "_draw", lambda found: {})
     zeros = dict.fromkeys(ESTIMATES, np.zeros(11, np.float32))
     spec.update(norm="l2", eps=0.5)
     assert cli.main(["analyze", "lipschitz", f"--artifact={tmp_path}"]) == 2

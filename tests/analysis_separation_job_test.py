@@ -47,7 +47,7 @@ def data(monkeypatch):
 @pytest.fixture
 def answer(capsys, tmp_path, monkeypatch):
     """What a command line finds: its JSON, and what is printed; nothing is drawn."""
-    monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
+    monkeypatch.setattr(finding, "_draw", lambda found: {})
 
     def run(*arguments):
         code = cli.main(["analyze", "separation", *arguments, f"--out={tmp_path / 'out'}"])
@@ -261,7 +261,7 @@ def test_the_data_of_a_run_is_measured(data, capsys, tmp_path, monkeypatch):
     asked = []
     train = data["train"]
     monkeypatch.setattr(sources, "train_source", lambda name, data_dir: asked.append(name) or train)
-    monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
+    monkeypatch.setattr(finding, "_draw", lambda found: {})
     (tmp_path / "config.json").write_text(json.dumps({"data": {"name": "toy"}}))
     assert cli.main(["analyze", "separation", f"--workdir={tmp_path}"]) == 0
     assert (tmp_path / "analysis" / "separation_toy_linf.json").exists() and asked == ["toy"]

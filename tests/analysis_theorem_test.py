@@ -125,7 +125,7 @@ def answer(dataset, capsys, tmp_path, monkeypatch):
 
     def run(*arguments, is_drawn=False):
         if not is_drawn:
-            monkeypatch.setattr(finding, "_draw", lambda folder, found: {})
+            monkeypatch.setattr(finding, "_draw", lambda found: {})
         code = cli.main(["analyze", "theorem", "--data=toy", f"--out={tmp_path}", *arguments])
         out, err = capsys.readouterr()
         assert code == 0, err

@@ -9,7 +9,6 @@ import os
 import time
 from pathlib import Path
 
-from score_jax import distributed_cluster
 from score_jax.analysis.topics import TOPICS
 from score_jax.command_line import Call, Job, UsageError, suggest
 
@@ -42,6 +41,8 @@ def analyze(call: Call) -> list[str]:
             f"--{foreign[0]} is not for `analyze {what}`, whose flags are "
             f"{', '.join(f'--{flag}' for flag in topic.flags)}"
         )
+    from score_jax import distributed_cluster
+
     distributed_cluster.check_alone(
         os.environ,
         f"analyze {what}",
