@@ -25,6 +25,7 @@ def toy(capsys, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_one_demo_over_training(toy):
     found, told, out = toy("--demo=standard", "--train_steps=25", "--num_examples=60")
     ((name, facts),) = found.items()

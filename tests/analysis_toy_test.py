@@ -33,6 +33,7 @@ def test_the_draws_follow_the_density(key):
     assert float(second.mean()) == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_spread_points_follow_the_density_and_vary_less(key):
     def seen(draw, number, num_draws):
         x, starts = draw(jax.random.fold_in(key, number), num_draws)
@@ -139,6 +140,7 @@ def test_what_each_method_compares():
     assert compared(demos["standard"].outer[0]) == 0 and demos["standard"].inner is None
 
 
+@pytest.mark.slow
 def test_six_points_are_kept_and_the_seed_decides():
     def losses(seed, sampling):
         return toy_training.fit(

@@ -10,10 +10,8 @@ from benchmarks import training_parity
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(
-    "objective, first_momentum",
-    [("score", None), pytest.param("trades", 1.0, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("objective, first_momentum", [("score", None), ("trades", 1.0)])
 def test_five_steps_in_float64_are_the_same(objective, first_momentum, monkeypatch):
     real = training_parity.build
 

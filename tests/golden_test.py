@@ -170,7 +170,11 @@ def test_score_variants(dtype, fields, loss):
 
 
 @pytest.mark.parametrize(
-    "beta, smoothing, loss", [(5.0, 0.1, 9.9630218651), (6.0, 0.0, 10.9156726684)]
+    "beta, smoothing, loss",
+    [
+        (5.0, 0.1, 9.9630218651),
+        pytest.param(6.0, 0.0, 10.9156726684, marks=pytest.mark.slow),
+    ],
 )
 def test_trades_update(dtype, beta, smoothing, loss):
     objective = objectives.create("trades", beta=beta, label_smoothing=smoothing)
@@ -183,7 +187,9 @@ def test_trades_update(dtype, beta, smoothing, loss):
     "name, fields, loss",
     [
         ("score", dict(beta=4.0), 1.0967168805),
-        ("trades", dict(beta=5.0, label_smoothing=0.1), 6.5013513960),
+        pytest.param(
+            "trades", dict(beta=5.0, label_smoothing=0.1), 6.5013513960, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_l2_update(dtype, name, fields, loss):

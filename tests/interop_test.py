@@ -15,7 +15,8 @@ torch.set_num_threads(1)  # Tiny networks: more threads only wait for each other
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "resnet-50")) for n in SHAPES]
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("resnet-50", "small-cnn"))) for n in SHAPES],
 )
 def test_both_networks_give_the_same_logits_and_gradients(name):
     params, batch_stats = weights(name)

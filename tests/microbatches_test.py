@@ -36,7 +36,7 @@ METHODS = {
     "gr": (dict(name="gr", order=2), []),
     "llr": (dict(name="llr", variant="qin2019"), []),
 }  # fmt: skip
-QUICK = ("score", "gairat")
+QUICK = ("score",)
 
 
 class Tiny(nnx.Module):

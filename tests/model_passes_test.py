@@ -98,7 +98,10 @@ def test_every_objective_is_counted():
     assert {method.split(",")[0] for method in METHODS} == set(objectives.OBJECTIVES)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.slow] * (m == "llr, qin2019")) for m in METHODS],
+)
 def test_compiled_step_has_the_passes_of_its_method(method):
     passes, merged, _ = METHODS[method]
     recipe = recipe_of(method)

@@ -89,6 +89,7 @@ def test_a_program_that_is_too_large_tells_by_how_much():
     assert preflight.out_of_memory("INTERNAL: something else") is None
 
 
+@pytest.mark.slow
 def test_the_command_on_the_devices_here(tmp_path, monkeypatch, capsys):
     """Once for real; again from what was kept; and with too little memory."""
     monkeypatch.setattr(preflight_estimate, "REPEATS", 2)

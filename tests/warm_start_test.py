@@ -85,6 +85,7 @@ def test_the_first_state_is_the_artifact(start, data_dir):
     assert len(set(addresses)) == len(addresses)
 
 
+@pytest.mark.slow
 def test_a_run_begins_there_and_goes_on_without_the_file(start, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(train_state, "create", spy := Spy(train_state.create))
     settings = config_of(data_dir, f"init_from={start}", "schedule.learning_rate=0.001")
